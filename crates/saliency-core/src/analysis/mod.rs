@@ -1,0 +1,12 @@
+//! Questions asked of a model's maps: do they tell classes apart, do they survive noise, do
+//! they fall on the object?
+
+mod classes;
+mod localisation;
+mod noise_study;
+mod sensitivity;
+
+pub use classes::{Classes, Comparison, compare_classes, correlations};
+pub use localisation::{Localisation, localisation};
+pub use noise_study::{NoiseLevel, NoiseStudy, noise_study};
+pub use sensitivity::{Sensitivity, Stability};

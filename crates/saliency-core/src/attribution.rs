@@ -1,0 +1,113 @@
+use burn::tensor::Tensor;
+
+use crate::{
+    error::Error,
+    host,
+    map::Map,
+    recipe::Recipe,
+    reduce::{Reduction, reduce, signed_pair},
+    target::ResolvedTarget,
+};
+
+/// The result of a method: one signed value for each input value, raw (no absolute value,
+/// no normalisation, unless the method's own definition has one).
+#[derive(Clone, Debug)]
+pub struct Attribution<const D: usize> {
+    /// Attributions, shaped like the input.
+    pub values: Tensor<D>,
+    /// What was explained, for each row.
+    pub targets: Vec<ResolvedTarget>,
+    /// The explained score f(x) of each row.
+    pub scores: Vec<f64>,
+    /// The model's plain outputs `[rows, outputs]`.
+    pub outputs: Tensor<2>,
+    /// The method that made it, with all its options.
+    pub recipe: Recipe,
+}
+
+impl<const D: usize> Attribution<D> {
+    /// All values in row-major order.
+    ///
+    /// # Errors
+    /// [`Error::Device`] when the device fails.
+    pub fn to_vec(&self) -> Result<Vec<f32>, Error> {
+        host::values(self.values.clone())
+    }
+
+    /// Softmax probabilities of the outputs, one vector per row.
+    ///
+    /// ```
+    /// use burn::tensor::{Device, Tensor};
+    /// use saliency_core::{Gradient, Method, Target};
+    /// let x = Tensor::<2>::from_floats([[0.0, 0.0]], &Device::flex());
+    /// let map = Gradient.explain(&|x: Tensor<2>| x, x, Target::Predicted)?;
+    /// assert_eq!(map.probabilities()?, [[0.5, 0.5]]);
+    /// # Ok::<(), saliency_core::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Device`] when the device fails.
+    pub fn probabilities(&self) -> Result<Vec<Vec<f64>>, Error> {
+        probabilities(&self.outputs)
+    }
+}
+
+impl Attribution<4> {
+    /// Channels `[N, C, H, W]` reduced to one value per pixel, `[N, H, W]`.
+    pub fn reduce(&self, reduction: Reduction) -> Tensor<3> {
+        reduce(self.values.clone(), 1, reduction).squeeze_dim(1)
+    }
+
+    /// The reduced maps on the host, one per row.
+    ///
+    /// ```
+    /// use burn::tensor::{Device, Tensor};
+    /// use saliency_core::{Gradient, Method, Reduction, Target};
+    /// let x = Tensor::<4>::ones([1, 3, 2, 2], &Device::flex());
+    /// let sum_of_squares = |x: Tensor<4>| (x.clone() * x).sum_dim(1).flatten::<2>(1, 3).sum_dim(1);
+    /// let map = Gradient.explain(&sum_of_squares, x, Target::Regression)?;
+    /// assert_eq!(map.maps(Reduction::Sum)?[0].values(), [6.0; 4]);
+    /// # Ok::<(), saliency_core::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Device`] when the device fails.
+    pub fn maps(&self, reduction: Reduction) -> Result<Vec<Map>, Error> {
+        split(self.reduce(reduction))
+    }
+
+    /// The signed pair of each row: (positive, negative), both non-negative.
+    ///
+    /// # Errors
+    /// [`Error::Device`] when the device fails.
+    pub fn signed_maps(&self) -> Result<Vec<(Map, Map)>, Error> {
+        let (positive, negative) = signed_pair(self.values.clone(), 1);
+        let positive = split(positive.squeeze_dim(1))?;
+        let negative = split(negative.squeeze_dim(1))?;
+        Ok(positive.into_iter().zip(negative).collect())
+    }
+}
+
+fn split(maps: Tensor<3>) -> Result<Vec<Map>, Error> {
+    let [_, height, width] = maps.dims();
+    host::values(maps)?
+        .chunks(height * width)
+        .map(|values| Map::new(height, width, values.to_vec()))
+        .collect()
+}
+
+pub(crate) fn probabilities(outputs: &Tensor<2>) -> Result<Vec<Vec<f64>>, Error> {
+    let [_, columns] = outputs.dims();
+    let outputs = outputs
+        .clone()
+        .try_into_vec_as::<f64>()
+        .map_err(Error::device)?;
+    Ok(outputs.chunks(columns).map(softmax).collect())
+}
+
+fn softmax(logits: &[f64]) -> Vec<f64> {
+    let max = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let exp: Vec<f64> = logits.iter().map(|l| (l - max).exp()).collect();
+    let sum: f64 = exp.iter().sum();
+    exp.into_iter().map(|e| e / sum).collect()
+}

@@ -1,0 +1,165 @@
+use crate::run::Stage;
+
+/// Everything that can go wrong in this crate. Each message is one line that says what
+/// was wrong, where, and what to do about it.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The input has a dimension of size zero.
+    #[error(
+        "the input is empty: its shape is {shape:?}; give at least one row with at least one value"
+    )]
+    EmptyInput {
+        /// Shape of the input.
+        shape: Vec<usize>,
+    },
+    /// An input has another shape than this operation takes.
+    #[error("wrong shape for {what}: expected {expected}, got {got:?}")]
+    Shape {
+        /// What has the wrong shape.
+        what: &'static str,
+        /// What was expected, in words.
+        expected: String,
+        /// The shape that was given.
+        got: Vec<usize>,
+    },
+    /// A NaN or an infinity.
+    #[error("{what} has {value} at row {row}, element {element}; {}", hint(.what))]
+    NonFinite {
+        /// Which tensor: `the input`, `the model's output` or `the attribution`.
+        what: &'static str,
+        /// `NaN`, `inf` or `-inf`.
+        value: &'static str,
+        /// Row of the batch.
+        row: usize,
+        /// Index within the row, in row-major order.
+        element: usize,
+    },
+    /// The model returned another number of rows than it was given.
+    #[error(
+        "the model returned shape {got:?} for {rows} input rows; it must return [{rows}, outputs] with each output row computed from its own input row"
+    )]
+    ModelOutput {
+        /// Rows that were given.
+        rows: usize,
+        /// Shape that was returned.
+        got: Vec<usize>,
+    },
+    /// The model panicked, most often because the input has a shape it cannot take.
+    #[error("the model failed on an input of shape {shape:?}: {message}")]
+    ModelPanicked {
+        /// Shape of the input.
+        shape: Vec<usize>,
+        /// First line of the panic's message.
+        message: String,
+    },
+    /// The class does not exist.
+    #[error("there is no class {class}: the model has {classes} outputs, numbered 0 to {}", .classes - 1)]
+    UnknownClass {
+        /// The class asked for.
+        class: usize,
+        /// Number of the model's outputs.
+        classes: usize,
+    },
+    /// A per-row target or weight vector has the wrong length.
+    #[error("the target has {got} {what}, but there are {expected}")]
+    TargetLength {
+        /// What is counted.
+        what: &'static str,
+        /// How many the target has.
+        got: usize,
+        /// How many there must be.
+        expected: usize,
+    },
+    /// `Target::Regression` on a model with several outputs.
+    #[error(
+        "a regression target needs a model with one output; this one has {outputs}: choose one with Target::Class"
+    )]
+    NotRegression {
+        /// Number of the model's outputs.
+        outputs: usize,
+    },
+    /// The model behaves differently when gradients are tracked: BatchNorm or dropout in
+    /// training mode.
+    #[error(
+        "the model is in training mode: its outputs change by {difference:.1e} (relative) when gradients are tracked; call `model.valid()` before explaining it"
+    )]
+    TrainingMode {
+        /// Relative L2 distance between the outputs with and without tracking.
+        difference: f64,
+    },
+    /// No gradient reaches the input.
+    #[error(
+        "the model is not differentiable in its input: no gradient reaches it (a detach, a cast to int, or data read back to the host cuts the graph); use a perturbation method or remove the cut"
+    )]
+    NotDifferentiable,
+    /// An option of a method or analysis is out of range.
+    #[error("{option} = {value}: {requirement}")]
+    Option {
+        /// Name of the option.
+        option: &'static str,
+        /// The value given.
+        value: String,
+        /// What is required of it.
+        requirement: &'static str,
+    },
+    /// There is no method of this name.
+    #[error("there is no method {name:?}; choose one of {known}")]
+    UnknownMethod {
+        /// The name asked for.
+        name: String,
+        /// The names there are.
+        known: String,
+    },
+    /// The progress callback asked to stop.
+    #[error("cancelled while {stage}")]
+    Cancelled {
+        /// What was being done.
+        stage: Stage,
+    },
+    /// The device failed (out of memory, lost, ...).
+    #[error("the device failed: {message}; a smaller batch size or the CPU may help")]
+    Device {
+        /// First line of the backend's message.
+        message: String,
+    },
+}
+
+fn hint(what: &str) -> &'static str {
+    match what {
+        "the input" => "clean or impute the data first",
+        "the model's output" => "check the weights and the preprocessing",
+        _ => {
+            "the model's gradient is not defined there: check the weights, or use f32 instead of f16"
+        }
+    }
+}
+
+impl Error {
+    pub(crate) fn option(
+        option: &'static str,
+        value: impl ToString,
+        requirement: &'static str,
+    ) -> Self {
+        Error::Option {
+            option,
+            value: value.to_string(),
+            requirement,
+        }
+    }
+
+    pub(crate) fn device(error: impl ToString) -> Self {
+        Error::Device {
+            message: first_line(&error.to_string()),
+        }
+    }
+}
+
+pub(crate) fn first_line(text: &str) -> String {
+    text.lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .take(2)
+        .collect::<Vec<_>>()
+        .join(" ")
+}

@@ -1,0 +1,62 @@
+//! Which parts of the input did a neural network rely on?
+//!
+//! `saliency-core` explains any [Burn](burn) model, as a module or a closure, on any of
+//! Burn's backends: the [`Device`](burn::tensor::Device) of the input decides where it runs,
+//! cargo features decide which devices exist (`flex`, `ndarray`, `wgpu`, `vulkan`, `metal`,
+//! `webgpu`, `cuda`, `rocm`, `remote`, each forwarded to Burn).
+//!
+//! ```
+//! use burn::{nn::{LinearConfig, conv::Conv2dConfig}, tensor::{Device, Tensor, activation::relu}};
+//! use saliency_core::{Method, Reduction, SmoothGrad, Target};
+//!
+//! let device = Device::flex();
+//! let conv = Conv2dConfig::new([3, 8], [3, 3]).init(&device);
+//! let head = LinearConfig::new(8, 10).init(&device);
+//! let model = |x: Tensor<4>| {
+//!     let features = relu(conv.forward(x)).mean_dims(&[2, 3]).flatten::<2>(1, 3);
+//!     head.forward(features)
+//! };
+//!
+//! let images = Tensor::<4>::ones([2, 3, 16, 16], &device);
+//! let attribution = SmoothGrad::new().samples(10).explain(&model, images, Target::Predicted)?;
+//! let maps = attribution.maps(Reduction::Max)?;
+//! assert_eq!((maps.len(), maps[0].height(), maps[0].width()), (2, 16, 16));
+//! # Ok::<(), saliency_core::Error>(())
+//! ```
+//!
+//! - [`Model`]: what can be explained. [`Target`]: which of its outputs.
+//! - [`Method`]: how. [`Gradient`], [`InputXGradient`], and [`SmoothGrad`] of any method.
+//! - [`Attribution`]: the result, signed and raw; [`Reduction`] and [`Map`] make pictures of
+//!   it, [`Statistics`] describe them.
+//! - [`analysis`]: comparing classes, noise, sensitivity, localisation.
+//! - [`Run`]: batch size, progress, cancellation.
+//!
+//! This crate reads no files, prints nothing and keeps no global state.
+
+pub mod analysis;
+mod attribution;
+mod error;
+mod host;
+mod map;
+mod method;
+mod methods;
+mod model;
+pub mod noise;
+mod recipe;
+mod reduce;
+mod run;
+mod statistics;
+mod target;
+
+pub use attribution::Attribution;
+pub use error::Error;
+pub use map::{Map, normalise, pearson};
+pub use method::Method;
+pub use methods::{Form, Gradient, InputXGradient, SmoothGrad};
+pub use model::{Model, Probabilities};
+pub use noise::NoiseScale;
+pub use recipe::{MethodInfo, Recipe};
+pub use reduce::{Reduction, reduce, signed_pair};
+pub use run::{BatchSize, ModeCheck, Progress, ProgressFn, Run, Stage};
+pub use statistics::{Reading, Statistics};
+pub use target::{Goal, ResolvedTarget, ScoreFn, Target};

@@ -1,0 +1,152 @@
+use burn::tensor::Tensor;
+
+use crate::{
+    attribution::Attribution,
+    error::Error,
+    host::{self, check_finite},
+    model::Model,
+    recipe::Recipe,
+    run::Run,
+    target::{Goal, Target},
+};
+
+/// An attribution method: a plain value that holds its options.
+///
+/// ```
+/// use burn::tensor::{Device, Tensor};
+/// use saliency_core::{Method, SmoothGrad, Target};
+///
+/// let model = |x: Tensor<2>| x.powi_scalar(2).sum_dim(1);
+/// let x = Tensor::<2>::from_floats([[1.0, -2.0]], &Device::flex());
+/// let map = SmoothGrad::new().samples(20).seed(7).explain(&model, x, Target::Regression)?;
+/// assert_eq!(map.scores, [5.0]);
+/// assert_eq!(map.values.dims(), [1, 2]);
+/// # Ok::<(), saliency_core::Error>(())
+/// ```
+pub trait Method<const D: usize> {
+    /// The method with all its options, as data.
+    fn recipe(&self) -> Recipe;
+
+    /// Checks the options.
+    ///
+    /// # Errors
+    /// [`Error::Option`] names the option that is out of range.
+    fn validate(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// Attributions of `input` for an already decided `goal`. Implemented by methods, called
+    /// by wrappers; users call [`explain`](Method::explain).
+    ///
+    /// # Errors
+    /// Any [`Error`].
+    fn attribute(
+        &self,
+        model: &dyn Model<D>,
+        input: &Tensor<D>,
+        goal: &Goal,
+        run: &Run,
+    ) -> Result<Tensor<D>, Error>;
+
+    /// Explains `target` at `input` with the default [`Run`].
+    ///
+    /// # Errors
+    /// Any [`Error`]: a wrong option, shape or class, a NaN, a model in training mode, ...
+    fn explain(
+        &self,
+        model: &dyn Model<D>,
+        input: Tensor<D>,
+        target: impl Into<Target>,
+    ) -> Result<Attribution<D>, Error>
+    where
+        Self: Sized,
+    {
+        self.explain_with(model, input, &target.into(), &Run::default())
+    }
+
+    /// Explains `target` at `input`.
+    ///
+    /// # Errors
+    /// Any [`Error`]: a wrong option, shape or class, a NaN, a model in training mode, ...
+    fn explain_with(
+        &self,
+        model: &dyn Model<D>,
+        input: Tensor<D>,
+        target: &Target,
+        run: &Run,
+    ) -> Result<Attribution<D>, Error> {
+        self.validate()?;
+        let input = checked(input)?;
+        let outputs = run.forward(model, &input)?;
+        check_finite("the model's output", &outputs)?;
+        let goal = Goal::resolve(target, &outputs)?;
+        self.explain_goal(model, &input, outputs, &goal, run)
+    }
+
+    /// Explains an already decided goal whose plain `outputs` are known.
+    ///
+    /// # Errors
+    /// Any [`Error`].
+    fn explain_goal(
+        &self,
+        model: &dyn Model<D>,
+        input: &Tensor<D>,
+        outputs: Tensor<2>,
+        goal: &Goal,
+        run: &Run,
+    ) -> Result<Attribution<D>, Error> {
+        let scores = goal.scores(outputs.clone())?;
+        let values = self.attribute(model, input, goal, run)?;
+        check_finite("the attribution", &values)?;
+        Ok(Attribution {
+            values,
+            targets: goal.targets(),
+            scores: scores.try_into_vec_as::<f64>().map_err(Error::device)?,
+            outputs,
+            recipe: self.recipe(),
+        })
+    }
+}
+
+impl<const D: usize, M: Method<D> + ?Sized> Method<D> for Box<M> {
+    fn recipe(&self) -> Recipe {
+        (**self).recipe()
+    }
+
+    fn validate(&self) -> Result<(), Error> {
+        (**self).validate()
+    }
+
+    fn attribute(
+        &self,
+        model: &dyn Model<D>,
+        input: &Tensor<D>,
+        goal: &Goal,
+        run: &Run,
+    ) -> Result<Tensor<D>, Error> {
+        (**self).attribute(model, input, goal, run)
+    }
+}
+
+/// The input off the tape, after a check that it is not empty and all finite.
+pub(crate) fn checked<const D: usize>(input: Tensor<D>) -> Result<Tensor<D>, Error> {
+    let shape = input.dims();
+    if D < 2 || shape.contains(&0) {
+        return Err(Error::EmptyInput {
+            shape: shape.to_vec(),
+        });
+    }
+    let input = input.inner();
+    check_finite("the input", &input)?;
+    Ok(input)
+}
+
+/// Fails with [`Error::TrainingMode`] when tracked outputs are not the plain ones.
+pub(crate) fn check_mode(tracked: &Tensor<2>, plain: &Tensor<2>) -> Result<(), Error> {
+    let tolerance = (1e4 * host::epsilon(plain.dtype())).min(0.2);
+    let difference = host::relative_l2(tracked, plain)?;
+    match difference <= tolerance {
+        true => Ok(()),
+        false => Err(Error::TrainingMode { difference }),
+    }
+}

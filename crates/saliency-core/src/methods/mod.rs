@@ -1,0 +1,12 @@
+//! The attribution methods, one file each.
+
+mod gradient;
+mod input_x_gradient;
+mod smooth_grad;
+
+pub use gradient::Gradient;
+pub use input_x_gradient::InputXGradient;
+pub use smooth_grad::{Form, SmoothGrad};
+
+#[cfg(test)]
+pub(crate) mod testing;

@@ -1,0 +1,369 @@
+use burn::tensor::Tensor;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    error::Error,
+    method::Method,
+    methods::Gradient,
+    model::Model,
+    noise::{NoiseScale, noisy},
+    recipe::Recipe,
+    run::{Run, Stage, join},
+    target::Goal,
+};
+
+/// What is made of the samples' attributions G_1, ..., G_n.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Form {
+    /// mean |G|: the default, how strongly a value matters whatever its direction.
+    #[default]
+    MeanAbsolute,
+    /// mean G, signed: SmoothGrad as its paper and Captum's `smoothgrad` have it.
+    Mean,
+    /// mean G^2: SmoothGrad-squared (Hooker et al. 2019), Captum's `smoothgrad_sq`.
+    MeanSquare,
+    /// mean G^2 - (mean G)^2: VarGrad (Adebayo et al. 2018), Captum's `vargrad`.
+    Variance,
+}
+
+/// Attributions averaged over noisy copies of the input.
+///
+/// S(x) = form over i of G(x + noise_i), noise_i ~ N(0, sigma^2), sigma = level *
+/// (max x - min x) of the row; level 0.1 and 50 samples by default. Smilkov et al.,
+/// "SmoothGrad: removing noise by adding noise" (2017), <https://arxiv.org/abs/1706.03825>.
+///
+/// The target is decided once, at the clean input. The noise is drawn on the host from the
+/// seed and the sample's number alone ([`noise`](crate::noise)), so the result does not
+/// depend on the batch size or the device.
+///
+/// ```
+/// use burn::tensor::{Device, Tensor};
+/// use saliency_core::{Form, InputXGradient, Method, SmoothGrad, Target};
+///
+/// // The gradient of a linear model does not feel the noise at all.
+/// let linear = |x: Tensor<2>| x.mul_scalar(-3.0).sum_dim(1);
+/// let x = Tensor::<2>::from_floats([[1.0, 2.0]], &Device::flex());
+/// let explain = |form| {
+///     let smooth = SmoothGrad::new().samples(8).form(form);
+///     smooth.explain(&linear, x.clone(), Target::Regression)?.to_vec()
+/// };
+/// assert_eq!(explain(Form::MeanAbsolute)?, [3.0, 3.0]);
+/// assert_eq!(explain(Form::Mean)?, [-3.0, -3.0]);
+/// assert_eq!(explain(Form::MeanSquare)?, [9.0, 9.0]);
+/// assert_eq!(explain(Form::Variance)?, [0.0, 0.0]);
+///
+/// // It wraps any method.
+/// let smooth = SmoothGrad::of(InputXGradient).samples(8).noise(0.05).seed(7);
+/// assert_eq!(smooth.explain(&linear, x, Target::Regression)?.values.dims(), [1, 2]);
+/// # Ok::<(), saliency_core::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SmoothGrad<M = Gradient> {
+    /// The method that is averaged.
+    pub of: M,
+    /// Number of noisy samples.
+    pub samples: usize,
+    /// Size of the noise.
+    pub noise: NoiseScale,
+    /// Seed of the noise.
+    pub seed: u64,
+    /// What is made of the samples.
+    pub form: Form,
+}
+
+impl<M: Default> Default for SmoothGrad<M> {
+    fn default() -> Self {
+        SmoothGrad::of(M::default())
+    }
+}
+
+impl SmoothGrad {
+    /// SmoothGrad of the gradient.
+    pub fn new() -> Self {
+        Self::default()
+    }
+}
+
+impl<M> SmoothGrad<M> {
+    /// SmoothGrad of any method.
+    pub fn of(method: M) -> Self {
+        SmoothGrad {
+            of: method,
+            samples: 50,
+            noise: NoiseScale::Relative(0.1),
+            seed: 0,
+            form: Form::default(),
+        }
+    }
+
+    /// Number of noisy samples.
+    pub fn samples(mut self, samples: usize) -> Self {
+        self.samples = samples;
+        self
+    }
+
+    /// Noise level relative to each row's range.
+    pub fn noise(self, level: f64) -> Self {
+        self.noise_scale(NoiseScale::Relative(level))
+    }
+
+    /// Size of the noise, relative or absolute.
+    pub fn noise_scale(mut self, noise: NoiseScale) -> Self {
+        self.noise = noise;
+        self
+    }
+
+    /// Seed of the noise.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self
+    }
+
+    /// What is made of the samples.
+    pub fn form(mut self, form: Form) -> Self {
+        self.form = form;
+        self
+    }
+}
+
+impl<const D: usize, M: Method<D>> Method<D> for SmoothGrad<M> {
+    fn recipe(&self) -> Recipe {
+        Recipe::SmoothGrad(SmoothGrad {
+            of: Box::new(self.of.recipe()),
+            samples: self.samples,
+            noise: self.noise,
+            seed: self.seed,
+            form: self.form,
+        })
+    }
+
+    fn validate(&self) -> Result<(), Error> {
+        if self.samples == 0 {
+            return Err(Error::option("samples", 0, "at least one is needed"));
+        }
+        self.noise.validate()?;
+        self.of.validate()
+    }
+
+    fn attribute(
+        &self,
+        model: &dyn Model<D>,
+        input: &Tensor<D>,
+        goal: &Goal,
+        run: &Run,
+    ) -> Result<Tensor<D>, Error> {
+        let total = input.dims()[0];
+        if run.checks_mode() {
+            let first = input.clone().narrow(0, 0, 1);
+            // Noisy inputs have no plain outputs to compare with, so the mode is checked here.
+            self.of
+                .attribute(model, &first, &goal.slice(0, 1), &run.without_progress())?;
+        }
+        let most = run.rows(input);
+        let (rows, samples) = (most.min(total), (most / total).clamp(1, self.samples));
+        let mut done = 0;
+        let mut parts = Vec::new();
+        for start in (0..total).step_by(rows) {
+            let end = (start + rows).min(total);
+            let block = input.clone().narrow(0, start, end - start);
+            let goal = goal.slice(start, end);
+            let mut moments = Moments::default();
+            for first in (0..self.samples).step_by(samples) {
+                let range = first..(first + samples).min(self.samples);
+                let count = range.len();
+                let noisy = noisy(&block, self.noise, self.seed, range);
+                let quiet = run.without_progress();
+                let values = self
+                    .of
+                    .attribute(model, &noisy, &goal.repeat(count), &quiet)?;
+                moments.add(self.form, values, count);
+                done += count * (end - start);
+                run.report(Stage::Sampling, done, total * self.samples)?;
+            }
+            parts.push(moments.finish(self.form, self.samples));
+        }
+        Ok(join(parts))
+    }
+}
+
+/// Running sums over samples; for the variance, Chan's pairwise update of (mean, sum of
+/// squared deviations), which does not cancel as mean G^2 - (mean G)^2 would in f32.
+#[derive(Default)]
+struct Moments<const D: usize> {
+    count: usize,
+    sum: Option<Tensor<D>>,
+    deviations: Option<Tensor<D>>,
+}
+
+impl<const D: usize> Moments<D> {
+    fn add(&mut self, form: Form, values: Tensor<D>, count: usize) {
+        let mut shape = values.dims();
+        shape[0] /= count;
+        let over_samples = |t: Tensor<D>| -> Tensor<D> {
+            let flat = [count, shape.iter().product()];
+            t.reshape(flat).sum_dim(0).reshape(shape)
+        };
+        let term = match form {
+            Form::MeanAbsolute => values.abs(),
+            Form::Mean | Form::Variance => values,
+            Form::MeanSquare => values.square(),
+        };
+        let sum = over_samples(term.clone());
+        if form == Form::Variance {
+            let mean = sum.clone().div_scalar(count as f64);
+            let copies = std::array::from_fn::<_, D, _>(|d| if d == 0 { count } else { 1 });
+            let inner = over_samples((term - mean.clone().repeat(&copies)).square());
+            self.deviations = Some(match (self.deviations.take(), &self.sum) {
+                (Some(before), Some(total)) => {
+                    let (n, m) = (self.count as f64, count as f64);
+                    let gap = mean - total.clone().div_scalar(n);
+                    before + inner + gap.square().mul_scalar(n * m / (n + m))
+                }
+                _ => inner,
+            });
+        }
+        self.count += count;
+        self.sum = Some(match self.sum.take() {
+            Some(total) => total + sum,
+            None => sum,
+        });
+    }
+
+    fn finish(self, form: Form, samples: usize) -> Tensor<D> {
+        let total = match form {
+            Form::Variance => self.deviations,
+            _ => self.sum,
+        };
+        total
+            .expect("there is at least one sample")
+            .div_scalar(samples as f64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        BatchSize, Target,
+        methods::{
+            InputXGradient,
+            testing::{Net, assert_close, assert_splits_agree, image},
+        },
+    };
+    use burn::tensor::Device;
+
+    const FORMS: [Form; 4] = [
+        Form::MeanAbsolute,
+        Form::Mean,
+        Form::MeanSquare,
+        Form::Variance,
+    ];
+
+    /// Each form from the definition, over the very noise the method draws.
+    #[test]
+    fn is_the_definition_over_its_own_samples() {
+        let net = Net::relu(&Device::flex());
+        let x = image(2, 5);
+        let samples = 7;
+        let gradients: Vec<Tensor<4>> = (0..samples)
+            .map(|s| {
+                let moved = noisy(&x, NoiseScale::Relative(0.1), 11, s..s + 1);
+                Gradient.explain(&net, moved, vec![1, 2]).unwrap().values
+            })
+            .collect();
+        let mean = |f: &dyn Fn(Tensor<4>) -> Tensor<4>| {
+            gradients
+                .iter()
+                .map(|g| f(g.clone()))
+                .reduce(|a, b| a + b)
+                .unwrap()
+                .div_scalar(samples as f64)
+        };
+        let signed = mean(&|g| g);
+        for form in FORMS {
+            let want = match form {
+                Form::MeanAbsolute => mean(&|g| g.abs()),
+                Form::Mean => signed.clone(),
+                Form::MeanSquare => mean(&|g| g.powi_scalar(2)),
+                Form::Variance => mean(&|g| (g - signed.clone()).powi_scalar(2)),
+            };
+            let smooth = SmoothGrad::new().samples(samples).seed(11).form(form);
+            let got = smooth.explain(&net, x.clone(), vec![1, 2]).unwrap();
+            assert_close(got.values, want, 1e-6);
+        }
+    }
+
+    #[test]
+    fn does_not_depend_on_the_batch_split() {
+        for form in FORMS {
+            assert_splits_agree(&SmoothGrad::new().samples(9).form(form), 1e-6);
+        }
+        assert_splits_agree(&SmoothGrad::of(InputXGradient).samples(5), 1e-6);
+    }
+
+    #[test]
+    fn a_row_does_not_depend_on_its_neighbours() {
+        let net = Net::relu(&Device::flex());
+        let x = image(3, 8);
+        let smooth = SmoothGrad::new().samples(6);
+        let all = smooth.explain(&net, x.clone(), 1).unwrap().values;
+        let last = smooth.explain(&net, x.narrow(0, 2, 1), 1).unwrap().values;
+        assert_close(all.narrow(0, 2, 1), last, 1e-6);
+    }
+
+    #[test]
+    fn no_noise_gives_the_method_itself() {
+        let net = Net::relu(&Device::flex());
+        let plain = Gradient.explain(&net, image(1, 1), 0).unwrap().values;
+        let smooth = SmoothGrad::new().samples(3).noise(0.0).form(Form::Mean);
+        let map = smooth.explain(&net, image(1, 1), 0).unwrap().values;
+        assert_close(map, plain, 1e-6);
+    }
+
+    #[test]
+    fn the_variance_of_a_linear_models_gradient_is_zero_despite_a_large_mean() {
+        let steep = |x: Tensor<2>| x.mul_scalar(1e4).sum_dim(1);
+        let x = Tensor::<2>::from_floats([[0.3, 0.7, 0.1]], &Device::flex());
+        let smooth = SmoothGrad::new().samples(10).form(Form::Variance);
+        let run = Run::new().batch_size(BatchSize::Rows(3));
+        let map = smooth
+            .explain_with(&steep, x, &Target::Regression, &run)
+            .unwrap();
+        assert!(map.to_vec().unwrap().iter().all(|v| v.abs() < 1e-4));
+    }
+
+    #[test]
+    fn wrong_options_are_named() {
+        let net = Net::relu(&Device::flex());
+        let text = |smooth: SmoothGrad| {
+            smooth
+                .explain(&net, image(1, 1), 0)
+                .unwrap_err()
+                .to_string()
+        };
+        assert!(text(SmoothGrad::new().samples(0)).contains("samples = 0"));
+        assert!(text(SmoothGrad::new().noise(-1.0)).contains("noise = -1"));
+        assert!(text(SmoothGrad::new().noise(f64::NAN)).contains("noise = NaN"));
+    }
+
+    #[test]
+    fn the_recipe_survives_json_and_runs() {
+        let net = Net::relu(&Device::flex());
+        let smooth = SmoothGrad::of(InputXGradient).samples(4).seed(3);
+        let map = smooth.explain(&net, image(1, 1), 0).unwrap();
+        let text = serde_json::to_string(&map.recipe).unwrap();
+        let read: Recipe = serde_json::from_str(&text).unwrap();
+        assert_eq!(read, map.recipe);
+        let again = read.explain(&net, image(1, 1), 0).unwrap();
+        assert_close(again.values, map.values, 0.0);
+    }
+
+    #[test]
+    fn training_mode_is_an_error() {
+        let net = Net::training(&Device::flex());
+        let error = SmoothGrad::new().explain(&net, image(2, 1), 0).unwrap_err();
+        assert!(matches!(error, Error::TrainingMode { .. }), "{error}");
+    }
+}

@@ -1,0 +1,259 @@
+use std::{
+    fmt,
+    ops::{ControlFlow, Range},
+    panic::{AssertUnwindSafe, catch_unwind},
+};
+
+use burn::tensor::Tensor;
+
+use crate::{
+    error::{Error, first_line},
+    model::Model,
+};
+
+/// What is being done, for progress and for [`Error::Cancelled`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Stage {
+    /// Plain forward passes: scores and targets.
+    Scoring,
+    /// Gradients or other attributions of the inputs themselves.
+    Attributing,
+    /// Attributions of noisy samples.
+    Sampling,
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Stage::Scoring => "scoring",
+            Stage::Attributing => "attributing",
+            Stage::Sampling => "sampling",
+        })
+    }
+}
+
+/// How far a run is: `done` of `total` rows of the current stage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// What is being done.
+    pub stage: Stage,
+    /// Rows finished.
+    pub done: usize,
+    /// Rows in this stage.
+    pub total: usize,
+}
+
+/// How many rows go through the model at once.
+///
+/// Results do not depend on it beyond rounding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BatchSize {
+    /// Exactly this many (the last batch may be smaller).
+    Rows(usize),
+    /// As many as are expected to fit in this many bytes. The estimate is 256 times the
+    /// input's own size a row, which covers the activations that a backward pass keeps
+    /// through a ResNet50 in f32 (about 150 MB for 3x224x224); never more than 64 rows
+    /// of images or 4096 rows of at most 4096 values.
+    Memory(usize),
+}
+
+impl Default for BatchSize {
+    /// Two gibibytes.
+    fn default() -> Self {
+        BatchSize::Memory(2 << 30)
+    }
+}
+
+impl BatchSize {
+    /// Rows in one batch, for rows of `elements` values of `bytes` bytes each.
+    ///
+    /// ```
+    /// use saliency_core::BatchSize;
+    /// assert_eq!(BatchSize::Rows(5).rows(3 * 224 * 224, 4), 5);
+    /// assert_eq!(BatchSize::default().rows(3 * 224 * 224, 4), 13);
+    /// ```
+    pub fn rows(self, elements: usize, bytes: usize) -> usize {
+        const ACTIVATIONS_PER_INPUT: usize = 256;
+        match self {
+            BatchSize::Rows(rows) => rows.max(1),
+            BatchSize::Memory(budget) => {
+                let row = elements.max(1) * bytes.max(1) * ACTIVATIONS_PER_INPUT;
+                let most = if elements <= 4096 { 4096 } else { 64 };
+                (budget / row).clamp(1, most)
+            }
+        }
+    }
+}
+
+/// Whether [`Method::explain`](crate::Method::explain) makes sure that the model is in
+/// inference mode.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ModeCheck {
+    /// Compare outputs with and without gradient tracking, and fail with
+    /// [`Error::TrainingMode`] where they differ.
+    #[default]
+    Check,
+    /// Trust the caller.
+    Skip,
+}
+
+/// A progress callback: it is told how far the run is, and may stop it.
+pub type ProgressFn<'a> = &'a dyn Fn(Progress) -> ControlFlow<()>;
+
+/// How to run a method: batch size, progress, cancellation.
+///
+/// ```
+/// use std::{cell::Cell, ops::ControlFlow};
+/// use burn::tensor::{Device, Tensor};
+/// use saliency_core::{BatchSize, Gradient, Method, Run, Target};
+///
+/// let seen = Cell::new(0);
+/// let progress = |p: saliency_core::Progress| { seen.set(p.done); ControlFlow::Continue(()) };
+/// let run = Run::new().batch_size(BatchSize::Rows(2)).progress(&progress);
+/// let x = Tensor::<2>::ones([5, 3], &Device::flex());
+/// Gradient.explain_with(&|x: Tensor<2>| x, x, &Target::Class(0), &run)?;
+/// assert_eq!(seen.get(), 5);
+/// # Ok::<(), saliency_core::Error>(())
+/// ```
+#[derive(Clone, Copy, Default)]
+pub struct Run<'a> {
+    batch_size: BatchSize,
+    mode_check: ModeCheck,
+    progress: Option<ProgressFn<'a>>,
+}
+
+impl fmt::Debug for Run<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Run")
+            .field("batch_size", &self.batch_size)
+            .field("mode_check", &self.mode_check)
+            .field("progress", &self.progress.is_some())
+            .finish()
+    }
+}
+
+impl<'a> Run<'a> {
+    /// The defaults: batches of at most 2 GiB, mode checked, no progress.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Rows per batch.
+    pub fn batch_size(mut self, batch_size: BatchSize) -> Self {
+        self.batch_size = batch_size;
+        self
+    }
+
+    /// Whether to check that the model is in inference mode.
+    pub fn mode_check(mut self, mode_check: ModeCheck) -> Self {
+        self.mode_check = mode_check;
+        self
+    }
+
+    /// Called after each batch; `ControlFlow::Break` ends the run with [`Error::Cancelled`].
+    pub fn progress(mut self, progress: ProgressFn<'a>) -> Self {
+        self.progress = Some(progress);
+        self
+    }
+
+    pub(crate) fn checks_mode(&self) -> bool {
+        self.mode_check == ModeCheck::Check
+    }
+
+    pub(crate) fn without_progress(self) -> Run<'static> {
+        Run {
+            batch_size: self.batch_size,
+            mode_check: self.mode_check,
+            progress: None,
+        }
+    }
+
+    pub(crate) fn report(&self, stage: Stage, done: usize, total: usize) -> Result<(), Error> {
+        match self.progress.map(|f| f(Progress { stage, done, total })) {
+            Some(ControlFlow::Break(())) => Err(Error::Cancelled { stage }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Rows per batch for inputs like `input`.
+    pub fn rows<const D: usize>(&self, input: &Tensor<D>) -> usize {
+        let elements = input.dims()[1..].iter().product();
+        self.batch_size.rows(elements, input.dtype().size())
+    }
+
+    /// Runs `work` over `0..total` in batches, reporting progress after each.
+    pub(crate) fn batches(
+        &self,
+        stage: Stage,
+        total: usize,
+        batch: usize,
+        mut work: impl FnMut(Range<usize>) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let mut start = 0;
+        while start < total {
+            let end = (start + batch).min(total);
+            work(start..end)?;
+            self.report(stage, end, total)?;
+            start = end;
+        }
+        Ok(())
+    }
+
+    /// Plain outputs `[rows, outputs]`, batch by batch.
+    ///
+    /// # Errors
+    /// [`Error::ModelOutput`], [`Error::ModelPanicked`], [`Error::Cancelled`].
+    pub fn forward<const D: usize>(
+        &self,
+        model: &dyn Model<D>,
+        input: &Tensor<D>,
+    ) -> Result<Tensor<2>, Error> {
+        let total = input.dims()[0];
+        let mut outputs = Vec::new();
+        self.batches(Stage::Scoring, total, self.rows(input), |range| {
+            let batch = input.clone().narrow(0, range.start, range.len());
+            outputs.push(forward(model, batch)?.inner());
+            Ok(())
+        })?;
+        Ok(join(outputs))
+    }
+}
+
+/// One pass through the model, with its shape checked and its panics caught.
+pub(crate) fn forward<const D: usize>(
+    model: &dyn Model<D>,
+    input: Tensor<D>,
+) -> Result<Tensor<2>, Error> {
+    let shape = input.dims();
+    let outputs = guarded(&shape, || model.forward(input))?;
+    match outputs.dims() {
+        [rows, columns] if rows == shape[0] && columns > 0 => Ok(outputs),
+        got => Err(Error::ModelOutput {
+            rows: shape[0],
+            got: got.to_vec(),
+        }),
+    }
+}
+
+/// Turns a panic of the model (or of Burn under it) into an error.
+pub(crate) fn guarded<T>(shape: &[usize], work: impl FnOnce() -> T) -> Result<T, Error> {
+    catch_unwind(AssertUnwindSafe(work)).map_err(|payload| {
+        let message = payload
+            .downcast_ref::<String>()
+            .map(String::as_str)
+            .or_else(|| payload.downcast_ref::<&str>().copied())
+            .unwrap_or("it panicked without a message");
+        Error::ModelPanicked {
+            shape: shape.to_vec(),
+            message: first_line(message),
+        }
+    })
+}
+
+pub(crate) fn join<const D: usize>(mut parts: Vec<Tensor<D>>) -> Tensor<D> {
+    match parts.len() {
+        1 => parts.remove(0),
+        _ => Tensor::cat(parts, 0),
+    }
+}

@@ -1,0 +1,64 @@
+# Everything builds with the release profile into one target folder, so that Burn is
+# compiled once. `ndarray` is on everywhere for the same reason: the tests need it.
+
+features := "--features saliency-cli/ndarray"
+python := ".venv/bin/python"
+
+# List the recipes
+default:
+    @just --list
+
+# Saliency maps of the embedded demo model: pictures and a page in target/demo
+demo *args:
+    cargo run --release --bin saliency {{features}} -- demo --out target/demo {{args}}
+
+# All tests: unit, documentation, golden values, backend parity, command line
+test *args:
+    cargo test --release --workspace {{features}} {{args}}
+
+# Formatting, clippy, and that the library crates build with no backend at all
+lint:
+    cargo fmt --all --check
+    cargo clippy --release --workspace --all-targets {{features}} -- -D warnings
+    cargo clippy --release -p saliency-core -p saliency-models -p saliency-viz -- -D warnings
+
+# Documentation with every link checked
+doc:
+    RUSTDOCFLAGS="-D warnings" cargo doc --release --workspace --no-deps {{features}}
+
+# Time and memory beside PyTorch + Captum: target/bench and a table
+bench *args: venv
+    cargo build --release --workspace --bin saliency {{features}}
+    {{python}} tests/bench/bench.py --saliency target/release/saliency {{args}}
+
+# Regenerate the committed reference values with PyTorch, Captum and matplotlib
+reference: venv
+    {{python}} tests/reference/golden.py
+    {{python}} tests/reference/colormaps.py
+    {{python}} tests/reference/preprocess.py
+    {{python}} tests/reference/weights.py
+    {{python}} tests/reference/labels.py
+
+# ResNet50 against torchvision in f64 and f32 (generates about 300 MB in target/reference)
+resnet50: venv
+    {{python}} tests/reference/resnet50.py target/reference/resnet50
+    cargo test --release --workspace {{features}} --test whole -- --ignored --nocapture resnet50
+
+# Preprocessing against torchvision on a folder of photographs
+photographs folder: venv
+    {{python}} tests/reference/preprocess.py --photographs {{folder}} target/reference/preprocess
+    cargo test --release --workspace {{features}} --lib -- --nocapture photographs
+
+# Train the demo model again (about 25 minutes on two cores)
+train-demo *args:
+    cargo run --release --bin saliency {{features}} -- train-demo --out models/demo.safetensors {{args}}
+
+# Fuzz image decoding and weight loading for a bounded time (needs cargo-fuzz and nightly)
+fuzz seconds="60":
+    cd fuzz && cargo +nightly fuzz run photo -- -max_total_time={{seconds}}
+    cd fuzz && cargo +nightly fuzz run weights -- -max_total_time={{seconds}}
+
+[private]
+venv:
+    test -x {{python}} || python3 -m venv .venv
+    {{python}} -m pip install --quiet --requirement tests/reference/requirements.txt
