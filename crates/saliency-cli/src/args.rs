@@ -1,0 +1,394 @@
+use std::{path::PathBuf, str::FromStr};
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use saliency_core::Reduction;
+
+/// Which parts of the input did the network rely on?
+#[derive(Parser, Debug)]
+#[command(
+    name = "saliency",
+    version,
+    propagate_version = true,
+    after_help = "Examples:
+  saliency demo                                   maps of the embedded demo model, no files needed
+  saliency fetch resnet50                         download torchvision's weights once
+  saliency explain dog.jpg                        what ResNet50 saw, as a picture
+  saliency explain photos/ --method smoothgrad --target \"Labrador\" --save png,npy
+  saliency compare dog.jpg --classes top:5        what tells the classes apart"
+)]
+pub struct Args {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Draw saliency maps of images
+    #[command(after_help = "Examples:
+  saliency explain dog.jpg
+  saliency explain photos/ --method smoothgrad --samples 100 --out maps
+  saliency explain dog.jpg --target top:3 --reduce l2 --save png,json,npy
+  saliency explain dog.jpg --reduce all           every channel reduction side by side
+  saliency explain x.png --model cifar_resnet20 --weights resnet20.th --json")]
+    Explain(Explain),
+    /// Compare the maps of several classes of one image
+    #[command(after_help = "Examples:
+  saliency compare dog.jpg
+  saliency compare dog.jpg --classes \"Labrador,beagle,207\" --method smoothgrad")]
+    Compare(Compare),
+    /// Statistics and histogram of images' maps
+    #[command(after_help = "Example:
+  saliency stats dog.jpg --method smoothgrad --json")]
+    Stats(Explain),
+    /// How much maps change when a little noise is added to the input
+    #[command(after_help = "Example:
+  saliency sensitivity dog.jpg --scale 0.01 --method smoothgrad")]
+    Sensitivity(Sensitivity),
+    /// The noise demonstration: plain gradients and SmoothGrad over noise levels
+    #[command(after_help = "Example:
+  saliency noise dog.jpg --levels 0.05,0.1,0.2")]
+    Noise(Noise),
+    /// List the networks
+    Models(Listing),
+    /// List the methods
+    Methods(Listing),
+    /// List the devices of this machine
+    Devices(Listing),
+    /// Download published weights into the cache folder
+    #[command(after_help = "Example:
+  saliency fetch resnet50")]
+    Fetch(Fetch),
+    /// Train the embedded demo model again
+    #[command(after_help = "Example:
+  saliency train-demo --out models/demo.safetensors")]
+    TrainDemo(TrainDemo),
+    /// Maps of the embedded demo model on generated scenes, with a page to look at
+    #[command(after_help = "Example:
+  saliency demo --out demo --scenes 120")]
+    Demo(Demo),
+    /// Print a shell completion script
+    #[command(after_help = "Example:
+  saliency completions bash > ~/.local/share/bash-completion/completions/saliency")]
+    Completions {
+        /// Which shell
+        shell: Shell,
+    },
+}
+
+#[derive(ClapArgs, Debug)]
+pub struct ModelArgs {
+    /// Network: resnet50, squeezenet1_1, cifar_resnet20, ..., demo (see `saliency models`)
+    #[arg(long, default_value = "resnet50", value_name = "NAME")]
+    pub model: String,
+    /// Weights file (.pth, .pt, .th, .safetensors, .bpk); else the one that `fetch` stored
+    #[arg(long, value_name = "FILE")]
+    pub weights: Option<PathBuf>,
+    /// Class names, one per line or a JSON list; else those of the network's data set
+    #[arg(long, value_name = "FILE")]
+    pub labels: Option<PathBuf>,
+    /// How pictures are brought to the network's input
+    #[arg(long, value_enum, default_value_t)]
+    pub preprocess: PreprocessChoice,
+    /// auto, cpu, ndarray, wgpu[:n] or cuda[:n] (see `saliency devices`)
+    #[arg(long, default_value = "auto")]
+    pub device: String,
+    /// Rows per batch; else as many as fit in 2 GiB
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65536))]
+    pub batch: Option<u32>,
+}
+
+/// How pictures are brought to the network's input.
+#[derive(ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PreprocessChoice {
+    /// The network's own
+    #[default]
+    Auto,
+    /// The whole picture stretched to the input's size
+    Stretch,
+    /// Shortest side to 256, centre crop of 224
+    Crop,
+    /// Caffe's: BGR, 0 to 255, 227x227
+    Caffe,
+}
+
+#[derive(ClapArgs, Debug)]
+pub struct MethodArgs {
+    /// Attribution method (see `saliency methods`)
+    #[arg(long, default_value = "gradient", value_name = "NAME")]
+    pub method: String,
+    /// The method that a SmoothGrad averages
+    #[arg(long, default_value = "gradient", value_name = "NAME")]
+    pub of: String,
+    /// Noisy samples of SmoothGrad
+    #[arg(long, default_value_t = 50, value_name = "N")]
+    pub samples: usize,
+    /// Noise of SmoothGrad, relative to the input's range
+    #[arg(long, default_value_t = 0.1, value_name = "LEVEL")]
+    pub noise: f64,
+    /// Seed of all noise
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Method and all its options from a JSON file, as `--json` prints them
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["method", "of", "samples", "noise"])]
+    pub recipe: Option<PathBuf>,
+}
+
+#[derive(ClapArgs, Debug)]
+pub struct OutputArgs {
+    /// Folder for what is written
+    #[arg(long, default_value = "saliency-maps", value_name = "DIR")]
+    pub out: PathBuf,
+    /// What to write
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "png")]
+    pub save: Vec<Format>,
+    /// Print JSON instead of a table
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A file format for maps.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// Pictures
+    Png,
+    /// Results and statistics
+    Json,
+    /// Signed attributions [C, H, W], numpy
+    Npy,
+    /// Signed attributions and reduced map, safetensors
+    Safetensors,
+    /// Nothing
+    None,
+}
+
+#[derive(ClapArgs, Debug)]
+pub struct Explain {
+    /// Image files, or folders of them
+    #[arg(required = true, value_name = "IMAGE")]
+    pub images: Vec<PathBuf>,
+    /// predicted, a class number, a class name, or top:K
+    #[arg(long, default_value = "predicted")]
+    pub target: TargetChoice,
+    /// Channel reduction: max, mean, l2, sum, squared, positive_only, or all
+    #[arg(long, default_value = "max")]
+    pub reduce: ReduceChoice,
+    #[command(flatten)]
+    pub model: ModelArgs,
+    #[command(flatten)]
+    pub method: MethodArgs,
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+#[derive(ClapArgs, Debug)]
+pub struct Compare {
+    /// Image file
+    #[arg(value_name = "IMAGE")]
+    pub image: PathBuf,
+    /// top:K, or class numbers and names separated by commas
+    #[arg(long, default_value = "top:5")]
+    pub classes: String,
+    /// Channel reduction
+    #[arg(long, default_value = "max")]
+    pub reduce: Reduction,
+    #[command(flatten)]
+    pub model: ModelArgs,
+    #[command(flatten)]
+    pub method: MethodArgs,
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+#[derive(ClapArgs, Debug)]
+pub struct Sensitivity {
+    /// Image files, or folders of them
+    #[arg(required = true, value_name = "IMAGE")]
+    pub images: Vec<PathBuf>,
+    /// Standard deviation of the noise, in units of the preprocessed input
+    #[arg(long, default_value_t = 0.01)]
+    pub scale: f64,
+    /// predicted, a class number or a class name
+    #[arg(long, default_value = "predicted")]
+    pub target: TargetChoice,
+    /// Channel reduction
+    #[arg(long, default_value = "max")]
+    pub reduce: Reduction,
+    #[command(flatten)]
+    pub model: ModelArgs,
+    #[command(flatten)]
+    pub method: MethodArgs,
+    /// Print JSON instead of a table
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(ClapArgs, Debug)]
+pub struct Noise {
+    /// Image file
+    #[arg(value_name = "IMAGE")]
+    pub image: PathBuf,
+    /// Noise levels, relative to the input's range
+    #[arg(long, value_delimiter = ',', default_value = "0.05,0.1,0.2")]
+    pub levels: Vec<f64>,
+    /// Samples of SmoothGrad
+    #[arg(long, default_value_t = 50, value_name = "N")]
+    pub samples: usize,
+    /// Seed of all noise
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// predicted, a class number or a class name
+    #[arg(long, default_value = "predicted")]
+    pub target: TargetChoice,
+    /// Channel reduction
+    #[arg(long, default_value = "max")]
+    pub reduce: Reduction,
+    #[command(flatten)]
+    pub model: ModelArgs,
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+#[derive(ClapArgs, Debug)]
+pub struct Listing {
+    /// Print JSON instead of a table
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(ClapArgs, Debug)]
+pub struct Fetch {
+    /// Network whose weights to download
+    #[arg(value_name = "NAME")]
+    pub name: String,
+    /// Another folder than the user's cache
+    #[arg(long, value_name = "DIR")]
+    pub cache: Option<PathBuf>,
+    /// Another server that has the same file names
+    #[arg(long, value_name = "URL", env = "SALIENCY_MIRROR")]
+    pub mirror: Option<String>,
+}
+
+#[derive(ClapArgs, Debug)]
+pub struct TrainDemo {
+    /// File to write
+    #[arg(long, default_value = "demo.safetensors")]
+    pub out: PathBuf,
+    /// Scenes per step
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(2..=4096))]
+    pub batch: u32,
+    /// Optimiser steps
+    #[arg(long, default_value_t = 2200, value_parser = clap::value_parser!(u32).range(1..))]
+    pub steps: u32,
+    /// Largest learning rate
+    #[arg(long, default_value_t = 6e-3)]
+    pub rate: f64,
+    /// Parts of a batch that are trained on side by side, one core each
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub replicas: u32,
+    /// Seed of the scenes and the initial weights
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Unseen scenes to test on
+    #[arg(long, default_value_t = 2400)]
+    pub test: usize,
+    /// auto, cpu, ndarray, wgpu[:n] or cuda[:n]
+    #[arg(long, default_value = "auto")]
+    pub device: String,
+}
+
+#[derive(ClapArgs, Debug)]
+pub struct Demo {
+    /// Folder to write
+    #[arg(long, default_value = "saliency-demo")]
+    pub out: PathBuf,
+    /// Scenes to measure the methods on (pictures are drawn of the first twelve)
+    #[arg(long, default_value_t = 36, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub scenes: u32,
+    /// auto, cpu, ndarray, wgpu[:n] or cuda[:n]
+    #[arg(long, default_value = "auto")]
+    pub device: String,
+}
+
+/// What is explained.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TargetChoice {
+    Predicted,
+    Class(usize),
+    Label(String),
+    Top(usize),
+}
+
+impl FromStr for TargetChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let text = text.trim();
+        if let Some(k) = text.strip_prefix("top:") {
+            return match k.parse() {
+                Ok(k) if k > 0 => Ok(TargetChoice::Top(k)),
+                _ => Err(format!(
+                    "top:{k} needs a number of at least 1, such as top:5"
+                )),
+            };
+        }
+        match text.parse() {
+            Ok(class) => Ok(TargetChoice::Class(class)),
+            Err(_) if text == "predicted" => Ok(TargetChoice::Predicted),
+            Err(_) if text.is_empty() => Err("give predicted, a class, or top:K".into()),
+            Err(_) => Ok(TargetChoice::Label(text.into())),
+        }
+    }
+}
+
+/// One channel reduction, or all of them side by side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReduceChoice {
+    One(Reduction),
+    All,
+}
+
+impl ReduceChoice {
+    /// The reduction that statistics are taken of.
+    pub fn main(self) -> Reduction {
+        match self {
+            ReduceChoice::One(reduction) => reduction,
+            ReduceChoice::All => Reduction::default(),
+        }
+    }
+}
+
+impl FromStr for ReduceChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "all" => Ok(ReduceChoice::All),
+            name => name
+                .parse()
+                .map(ReduceChoice::One)
+                .map_err(|e: String| format!("{e}, or all")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn targets_are_read() {
+        let read = |text: &str| text.parse::<TargetChoice>();
+        assert_eq!(read("predicted"), Ok(TargetChoice::Predicted));
+        assert_eq!(read("207"), Ok(TargetChoice::Class(207)));
+        assert_eq!(read("top:5"), Ok(TargetChoice::Top(5)));
+        assert_eq!(read("Labrador"), Ok(TargetChoice::Label("Labrador".into())));
+        assert!(read("top:0").is_err() && read("top:x").is_err() && read(" ").is_err());
+    }
+}

@@ -1,0 +1,309 @@
+use std::{
+    path::{Path, PathBuf},
+    time::Instant,
+};
+
+use burn::tensor::Tensor;
+use maud::{DOCTYPE, Markup, PreEscaped, html};
+use saliency_core::{
+    Attribution, Map, Method, Recipe, Reduction, Target,
+    analysis::{Localisation, localisation},
+};
+use saliency_models::{
+    demo,
+    photo::RgbImage,
+    scenes::{Scene, Scenes},
+};
+use saliency_viz::{Style, heatmap, outline, save_png, signed, standard};
+use serde::Serialize;
+
+use crate::{
+    args::Demo,
+    device,
+    error::Error,
+    files,
+    model::{self, Loaded},
+    progress,
+    report::{self, ClassReport},
+};
+
+/// Scenes that pictures are drawn of.
+const DRAWN: usize = 12;
+/// Noisy samples of each SmoothGrad.
+const SAMPLES: usize = 25;
+const REDUCTION: Reduction = Reduction::Max;
+
+/// How well one method's maps fall on the objects.
+#[derive(Serialize)]
+struct Score {
+    method: String,
+    recipe: Recipe,
+    reduction: Reduction,
+    scenes: usize,
+    /// Share of maps whose maximum is on the object.
+    pointing_game: f64,
+    /// Mean share of a map's mass that is on the object.
+    mass: f64,
+    /// Mean share of the picture that is object: what a flat map would score.
+    area: f64,
+    seconds_per_map: f64,
+}
+
+struct Drawn {
+    scene: Scene,
+    predicted: ClassReport,
+    folder: String,
+    /// Method, thumbnail and whole picture, relative to the page.
+    maps: Vec<(String, String, String)>,
+}
+
+pub fn run(args: &Demo) -> Result<(), Error> {
+    files::folder(&args.out)?;
+    let loaded = Loaded::demo(device::open(&args.device)?)?;
+    let scenes: Vec<Scene> = (0..args.scenes as u64)
+        .map(|index| Scenes::new(demo::TEST_SEED).get(index))
+        .collect();
+    let pictures: Vec<RgbImage> = scenes.iter().map(|s| s.image.clone()).collect();
+    let input = loaded.preprocess.batch(&pictures, &loaded.device)?;
+    let target = Target::PerRow(scenes.iter().map(|s| s.shape.class()).collect());
+
+    let mut drawn = Vec::new();
+    let mut scores = Vec::new();
+    for recipe in model::demo_methods(SAMPLES) {
+        let name = recipe.name();
+        let progress = progress::callback(&name);
+        let run = loaded.run().progress(&progress);
+        let started = Instant::now();
+        let attribution = recipe.explain_with(loaded.model(), input.clone(), &target, &run)?;
+        let maps = attribution.maps(REDUCTION)?;
+        let seconds = started.elapsed().as_secs_f64() / scenes.len() as f64;
+        if drawn.is_empty() {
+            drawn = begin(&scenes, &loaded, &attribution, &args.out)?;
+        }
+        for (row, entry) in drawn.iter_mut().enumerate() {
+            draw(entry, &attribution, row, &maps[row], &args.out)?;
+        }
+        scores.push(score(&recipe, &maps, &scenes, seconds)?);
+    }
+    let accuracy = accuracy(&loaded, input, &scenes)?;
+    let page = args.out.join("index.html");
+    files::write(
+        &page,
+        html(&scores, &drawn, accuracy, &loaded)
+            .into_string()
+            .as_bytes(),
+    )?;
+    files::write(
+        &args.out.join("scores.json"),
+        report::to_json(&scores)?.as_bytes(),
+    )?;
+    report::print(&table(&scores));
+    report::print(&format!(
+        "predicted {} of {} unseen scenes right, on {}\nopen {}",
+        report::percent(accuracy),
+        scenes.len(),
+        device::describe(&loaded.device),
+        absolute(&page).display()
+    ));
+    Ok(())
+}
+
+fn score(recipe: &Recipe, maps: &[Map], scenes: &[Scene], seconds: f64) -> Result<Score, Error> {
+    let found = maps
+        .iter()
+        .zip(scenes)
+        .map(|(map, scene)| Ok(localisation(map, &scene.mask)?))
+        .collect::<Result<Vec<Localisation>, Error>>()?;
+    let mean =
+        |of: &dyn Fn(&Localisation) -> f64| found.iter().map(of).sum::<f64>() / found.len() as f64;
+    Ok(Score {
+        method: recipe.name(),
+        recipe: recipe.clone(),
+        reduction: REDUCTION,
+        scenes: found.len(),
+        pointing_game: mean(&|l| f64::from(u8::from(l.hit))),
+        mass: mean(&|l| l.mass),
+        area: mean(&|l| l.area),
+        seconds_per_map: seconds,
+    })
+}
+
+fn accuracy(loaded: &Loaded, input: Tensor<4>, scenes: &[Scene]) -> Result<f64, Error> {
+    let outputs = loaded.run().forward(loaded.model(), &input)?;
+    let predicted: Vec<i64> = outputs
+        .argmax(1)
+        .try_into_vec_as()
+        .map_err(|e| Error::Internal(e.to_string()))?;
+    let right = predicted
+        .iter()
+        .zip(scenes)
+        .filter(|(p, scene)| **p as usize == scene.shape.class())
+        .count();
+    Ok(right as f64 / scenes.len() as f64)
+}
+
+/// Writes each drawn scene and its mask.
+fn begin(
+    scenes: &[Scene],
+    loaded: &Loaded,
+    attribution: &Attribution<4>,
+    out: &Path,
+) -> Result<Vec<Drawn>, Error> {
+    let probabilities = attribution.probabilities()?;
+    scenes
+        .iter()
+        .take(DRAWN)
+        .enumerate()
+        .map(|(index, scene)| {
+            let folder = format!("{:02}-{}", index + 1, scene.shape.name());
+            std::fs::create_dir_all(out.join(&folder))
+                .map_err(|e| Error::file(&out.join(&folder), e))?;
+            let truth = outline(&scene.image, &scene.mask, [0, 255, 0])?;
+            let mask = RgbImage::from_fn(scene.image.width(), scene.image.height(), |x, y| {
+                let on = scene.mask[(y * scene.image.width() + x) as usize];
+                image::Rgb([if on { 255 } else { 0 }; 3])
+            });
+            save_png(&scene.image, out.join(&folder).join("scene.png"))?;
+            save_png(&truth, out.join(&folder).join("truth.png"))?;
+            save_png(&mask, out.join(&folder).join("mask.png"))?;
+            Ok(Drawn {
+                scene: scene.clone(),
+                predicted: ClassReport::best(loaded, &probabilities[index]),
+                folder,
+                maps: Vec::new(),
+            })
+        })
+        .collect()
+}
+
+/// Writes the pictures of one method for one scene.
+fn draw(
+    entry: &mut Drawn,
+    attribution: &Attribution<4>,
+    row: usize,
+    map: &Map,
+    out: &Path,
+) -> Result<(), Error> {
+    let name = attribution.recipe.name();
+    let file = name.replace(' ', "-");
+    let path = |suffix: &str| format!("{}/{file}{suffix}.png", entry.folder);
+    let (thumbnail, whole) = (path("-map"), path(""));
+    let style = Style::default();
+    let title = format!("{name}: {}", entry.scene.shape.name());
+    let grid = report::grid(map)?;
+    save_png(&heatmap(&grid, style.map), out.join(&thumbnail))?;
+    save_png(
+        &standard(&entry.scene.image, &grid, &title, &style)?,
+        out.join(&whole),
+    )?;
+    if !model::is_unsigned(&attribution.recipe) {
+        let one = Attribution {
+            values: attribution.values.clone().narrow(0, row, 1),
+            ..attribution.clone()
+        };
+        let (positive, negative) = one.signed_maps()?.remove(0);
+        let (positive, negative) = (report::grid(&positive)?, report::grid(&negative)?);
+        let picture = signed(&entry.scene.image, &positive, &negative, &title, &style)?;
+        save_png(&picture, out.join(path("-signed")))?;
+    }
+    entry.maps.push((name, thumbnail, whole));
+    Ok(())
+}
+
+fn table(scores: &[Score]) -> String {
+    let rows = scores.iter().map(|s| {
+        vec![
+            s.method.clone(),
+            report::percent(s.pointing_game),
+            report::percent(s.mass),
+            report::percent(s.area),
+            format!("{:.0} ms", 1e3 * s.seconds_per_map),
+        ]
+    });
+    let header = [
+        "method",
+        "maximum on object",
+        "mass on object",
+        "object's area",
+        "a map takes",
+    ];
+    report::table(&header, rows)
+}
+
+const STYLE: &str = "
+body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 90rem; padding: 0 1rem; color: #222 }
+table { border-collapse: collapse } th, td { padding: .3rem .6rem; text-align: left; vertical-align: top }
+thead th { border-bottom: 1px solid #999 } td.n { text-align: right; font-variant-numeric: tabular-nums }
+img { width: 8.5rem; height: 8.5rem; image-rendering: pixelated; display: block }
+.scroll { overflow-x: auto } .wrong { color: #b00 } small { color: #666 }";
+
+fn html(scores: &[Score], drawn: &[Drawn], accuracy: f64, loaded: &Loaded) -> Markup {
+    html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                title { "saliency demo" }
+                style { (PreEscaped(STYLE)) }
+            }
+            body {
+                h1 { "What did the network look at?" }
+                p {
+                    "A small network tells which shape is in a generated scene. The object's mask is known, "
+                    "so every method's maps can be measured: how often a map's maximum falls on the object "
+                    "(the pointing game), and how much of its mass does. The model was right on "
+                    (report::percent(accuracy)) " of these scenes, which it had not seen in training. Ran on "
+                    (device::describe(&loaded.device)) "."
+                }
+                (measured(scores))
+                h2 { "Scenes" }
+                p { "A map opens its full picture. Channels are reduced by " code { (REDUCTION) } "; SmoothGrad averages " (SAMPLES) " samples." }
+                div.scroll { table {
+                    thead { tr {
+                        th { "scene" } th { "object" } th { "mask" }
+                        @for score in scores { th { (score.method) } }
+                    } }
+                    tbody { @for entry in drawn { (scene_row(entry)) } }
+                } }
+            }
+        }
+    }
+}
+
+fn measured(scores: &[Score]) -> Markup {
+    html! {
+        h2 { "Measured on " (scores[0].scenes) " scenes" }
+        table {
+            thead { tr { th { "method" } th { "maximum on object" } th { "mass on object" } th { "a map takes" } } }
+            tbody {
+                @for score in scores { tr {
+                    td { (score.method) }
+                    td.n { (report::percent(score.pointing_game)) }
+                    td.n { (report::percent(score.mass)) }
+                    td.n { (format!("{:.0} ms", 1e3 * score.seconds_per_map)) }
+                } }
+                tr { td { small { "a flat map" } } td.n { small { (report::percent(scores[0].area)) } } td.n { small { (report::percent(scores[0].area)) } } td {} }
+            }
+        }
+    }
+}
+
+fn scene_row(entry: &Drawn) -> Markup {
+    let right = entry.predicted.class == entry.scene.shape.class();
+    let file = |name: &str| format!("{}/{name}.png", entry.folder);
+    html! {
+        tr {
+            td { img src=(file("scene")) alt="scene"; @if right { (entry.predicted.caption()) } @else { span.wrong { (entry.predicted.caption()) } } }
+            td { img src=(file("truth")) alt="object outlined"; (entry.scene.shape.name()) }
+            td { img src=(file("mask")) alt="ground-truth mask"; }
+            @for (name, thumbnail, whole) in &entry.maps {
+                td { a href=(whole) { img src=(thumbnail) alt=(name); } }
+            }
+        }
+    }
+}
+
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}

@@ -1,0 +1,14 @@
+//! One file per subcommand; each has a `run`.
+
+pub mod compare;
+pub mod completions;
+pub mod demo;
+pub mod devices;
+pub mod explain;
+pub mod fetch;
+pub mod methods;
+pub mod models;
+pub mod noise;
+pub mod sensitivity;
+pub mod stats;
+pub mod train_demo;

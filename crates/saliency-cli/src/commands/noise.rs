@@ -1,0 +1,116 @@
+use std::path::PathBuf;
+
+use saliency_core::{SmoothGrad, analysis::noise_study};
+use saliency_viz::{Cell, Style, gallery, save_png};
+use serde::Serialize;
+
+use crate::{
+    args::{Format, Noise},
+    commands::compare::one,
+    error::Error,
+    files,
+    model::Loaded,
+    progress, report,
+};
+
+#[derive(Serialize)]
+struct Report {
+    image: PathBuf,
+    roughness: f64,
+    levels: Vec<Level>,
+    files: Vec<PathBuf>,
+}
+
+#[derive(Serialize)]
+struct Level {
+    level: f64,
+    noisy_correlation: f64,
+    smooth_repeatability: f64,
+    smooth_roughness: f64,
+}
+
+pub fn run(args: &Noise) -> Result<(), Error> {
+    let input = one(&args.image)?;
+    let loaded = Loaded::from_args(&args.model)?;
+    let target = loaded.target(&args.target)?;
+    let (x, view) = loaded.prepare(&input.photo()?)?;
+    let smooth = SmoothGrad::new().samples(args.samples).seed(args.seed);
+    let progress = progress::callback(&input.name);
+    let run = loaded.run().progress(&progress);
+    let study = noise_study(
+        &smooth,
+        loaded.model(),
+        x,
+        &target,
+        &args.levels,
+        args.reduce,
+        &run,
+    )?;
+    let mut result = Report {
+        image: input.path.clone(),
+        roughness: study.roughness,
+        levels: study
+            .levels
+            .iter()
+            .map(|l| Level {
+                level: l.level,
+                noisy_correlation: l.noisy_correlation,
+                smooth_repeatability: l.smooth_repeatability,
+                smooth_roughness: l.smooth_roughness,
+            })
+            .collect(),
+        files: Vec::new(),
+    };
+    if args.output.save.iter().any(|f| *f != Format::None) {
+        files::folder(&args.output.out)?;
+    }
+    if args.output.save.contains(&Format::Png) {
+        let mut items = vec![("gradient, no noise".to_owned(), report::grid(&study.clean)?)];
+        for level in &study.levels {
+            let name = report::percent(level.level);
+            items.push((
+                format!("gradient, noise {name}"),
+                report::grid(&level.noisy)?,
+            ));
+            items.push((format!("SmoothGrad, {name}"), report::grid(&level.smooth)?));
+        }
+        let path = args.output.out.join(format!("{}-noise.png", input.name));
+        let title = format!("Noise: single gradients and averages of {}", args.samples);
+        save_png(
+            &gallery(&view, &items, &title, Cell::Heatmap, &Style::default())?,
+            &path,
+        )?;
+        result.files.push(path);
+    }
+    if args.output.save.contains(&Format::Json) {
+        let path = args.output.out.join(format!("{}-noise.json", input.name));
+        result.files.push(path.clone());
+        files::write(&path, report::to_json(&result)?.as_bytes())?;
+    }
+    if args.output.json {
+        return report::print_json(&result);
+    }
+    let rows = result.levels.iter().map(|l| {
+        vec![
+            report::percent(l.level),
+            format!("{:.3}", l.noisy_correlation),
+            format!("{:.3}", l.smooth_repeatability),
+            format!("{:.4}", l.smooth_roughness),
+        ]
+    });
+    let header = [
+        "noise",
+        "one noisy gradient ~ clean one",
+        "SmoothGrad ~ another half of its samples",
+        "roughness of SmoothGrad",
+    ];
+    report::print(&format!(
+        "{}\nroughness of the plain gradient {:.4}",
+        report::table(&header, rows),
+        result.roughness
+    ));
+    for file in &result.files {
+        report::print(&format!("wrote {}", file.display()));
+    }
+    Ok(())
+}

@@ -1,0 +1,87 @@
+use saliency_core::Statistics;
+use saliency_viz::{Counts, HistogramStyle, histogram, save_png};
+
+use crate::{
+    args::{Explain, Format},
+    commands::explain::{describe, each, explain, title},
+    error::Error,
+    files, inputs,
+    model::{self, Loaded},
+    report::{self, MapReport},
+};
+
+pub fn run(args: &Explain) -> Result<(), Error> {
+    let inputs = inputs::collect(&args.images)?;
+    let recipe = model::recipe(&args.method)?;
+    let loaded = Loaded::from_args(&args.model)?;
+    if args.output.save.iter().any(|f| *f != Format::None) {
+        files::folder(&args.output.out)?;
+    }
+    let reduction = args.reduce.main();
+    let (reports, failure) = each(&inputs, |input| {
+        let (_, attribution) = explain(args, input, &loaded, &recipe)?;
+        (0..attribution.targets.len())
+            .map(|row| {
+                let mut found = describe(input, &loaded, &attribution, row, reduction)?;
+                let class = found.explained.as_ref().map_or(0, |c| c.class);
+                let stem = format!("{}-{}-{class}", input.name, recipe.name().replace(' ', "-"));
+                let path = |suffix: &str| args.output.out.join(format!("{stem}{suffix}"));
+                if args.output.save.contains(&Format::Png) {
+                    let map = attribution.maps(reduction)?.swap_remove(row);
+                    let picture = picture(map.values(), &found)?;
+                    save_png(&picture, path("-histogram.png"))?;
+                    found.files.push(path("-histogram.png"));
+                }
+                if args.output.save.contains(&Format::Json) {
+                    found.files.push(path("-statistics.json"));
+                    let json = report::to_json(&found)?;
+                    files::write(&path("-statistics.json"), json.as_bytes())?;
+                }
+                Ok(found)
+            })
+            .collect::<Result<Vec<_>, Error>>()
+    });
+    let reports: Vec<MapReport> = reports.into_iter().flatten().collect();
+    match args.output.json {
+        true => report::print_json(&reports)?,
+        false => reports.iter().for_each(|r| report::print(&text(r))),
+    }
+    failure
+}
+
+fn picture(values: &[f32], report: &MapReport) -> Result<saliency_models::photo::RgbImage, Error> {
+    let s: &Statistics = &report.statistics;
+    let style = HistogramStyle {
+        counts: Counts::Log,
+        axis: format!("saliency ({})", report.reduction),
+        markers: [("mean", s.mean), ("p95", s.p95), ("p99", s.p99)]
+            .map(|(name, value)| (name.to_owned(), value as f32))
+            .to_vec(),
+        statistics: s
+            .entries()
+            .map(|(name, value)| (name.to_owned(), report::number(value)))
+            .to_vec(),
+        ..HistogramStyle::default()
+    };
+    Ok(histogram(values, &title(report), &style)?)
+}
+
+fn text(report: &MapReport) -> String {
+    let rows = report
+        .statistics
+        .entries()
+        .map(|(name, value)| vec![name.to_owned(), report::number(value)]);
+    let mut text = format!(
+        "{}: {}\n{}",
+        report.image.display(),
+        title(report),
+        report::table(&["statistic", "value"], rows)
+    );
+    for reading in &report.readings {
+        text += &format!("\n- {reading}");
+    }
+    for file in &report.files {
+        text += &format!("\nwrote {}", file.display());
+    }
+    text
+}

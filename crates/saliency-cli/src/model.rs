@@ -1,0 +1,216 @@
+use burn::{
+    module::Module,
+    tensor::{Device, Tensor},
+};
+use saliency_core::{
+    BatchSize, Form, InputXGradient, Method, Model, Recipe, Run, SmoothGrad, Target,
+};
+use saliency_models::{
+    demo, fetch,
+    labels::Labels,
+    photo::RgbImage,
+    preprocess::Preprocess,
+    zoo::{Architecture, Network},
+};
+
+use crate::{
+    args::{MethodArgs, ModelArgs, PreprocessChoice, TargetChoice},
+    device,
+    error::Error,
+};
+
+/// A network ready to be explained, with all that belongs to it.
+pub struct Loaded {
+    pub name: String,
+    pub network: Network,
+    pub preprocess: Preprocess,
+    pub labels: Labels,
+    pub device: Device,
+    batch: Option<u32>,
+}
+
+impl Loaded {
+    /// The embedded demo model.
+    pub fn demo(device: Device) -> Result<Self, Error> {
+        Ok(Loaded {
+            name: "demo".into(),
+            network: Network::CifarResNet(demo::load(&device)?),
+            preprocess: demo::preprocess(),
+            labels: demo::labels(),
+            device,
+            batch: None,
+        })
+    }
+
+    /// The network that the command line names.
+    pub fn from_args(args: &ModelArgs) -> Result<Self, Error> {
+        let architecture = match args.model.as_str() {
+            "demo" => None,
+            name => Some(
+                name.parse::<Architecture>()
+                    .map_err(|e| Error::Usage(format!("{e}, demo")))?,
+            ),
+        };
+        if architecture.is_none() && args.weights.is_some() {
+            return Err(Error::Usage(
+                "the demo model has its weights embedded; leave out --weights or choose another --model".into(),
+            ));
+        }
+        let weights = match (architecture, &args.weights) {
+            (None, _) => None,
+            (Some(_), Some(path)) => Some(path.clone()),
+            (Some(architecture), None) => Some(stored(architecture)?),
+        };
+        let device = device::open(&args.device)?;
+        let mut loaded = match (architecture, weights) {
+            (Some(architecture), Some(path)) => Loaded {
+                name: architecture.to_string(),
+                network: architecture.load(path, &device)?.valid(),
+                preprocess: natural(architecture),
+                labels: match architecture.classes() {
+                    10 => Labels::cifar10(),
+                    _ => Labels::imagenet(),
+                },
+                device,
+                batch: None,
+            },
+            _ => Loaded::demo(device)?,
+        };
+        loaded.batch = args.batch;
+        match args.preprocess {
+            PreprocessChoice::Auto => {}
+            PreprocessChoice::Stretch => loaded.preprocess = Preprocess::imagenet(),
+            PreprocessChoice::Crop => loaded.preprocess = Preprocess::imagenet_center_crop(),
+            PreprocessChoice::Caffe => loaded.preprocess = Preprocess::squeezenet_caffe(),
+        }
+        if let Some(path) = &args.labels {
+            loaded.labels = Labels::from_file(path)?;
+        }
+        Ok(loaded)
+    }
+
+    /// The picture as the network gets it, and as a person sees that.
+    pub fn prepare(&self, photo: &RgbImage) -> Result<(Tensor<4>, RgbImage), Error> {
+        let view = self.preprocess.view(photo)?;
+        Ok((self.preprocess.apply(photo, &self.device)?, view))
+    }
+
+    /// The class's name, or its number where it has none.
+    pub fn label(&self, class: usize) -> String {
+        match self.labels.name(class) {
+            Some(name) => name.to_owned(),
+            None => format!("class {class}"),
+        }
+    }
+
+    /// The class that the command line names.
+    pub fn class(&self, text: &str) -> Result<usize, Error> {
+        match text.trim().parse() {
+            Ok(class) => Ok(class),
+            Err(_) => Ok(self.labels.find(text.trim())?),
+        }
+    }
+
+    /// The single target that the command line names.
+    pub fn target(&self, choice: &TargetChoice) -> Result<Target, Error> {
+        match choice {
+            TargetChoice::Predicted => Ok(Target::Predicted),
+            TargetChoice::Class(class) => Ok(Target::Class(*class)),
+            TargetChoice::Label(text) => Ok(Target::Class(self.class(text)?)),
+            TargetChoice::Top(_) => Err(Error::Usage(
+                "top:K is for `explain` and `compare`; give one class here".into(),
+            )),
+        }
+    }
+
+    /// How methods are run on it. Loaded networks are in inference mode, so that is not
+    /// checked again.
+    pub fn run<'a>(&self) -> Run<'a> {
+        let run = Run::new().mode_check(saliency_core::ModeCheck::Skip);
+        match self.batch {
+            Some(rows) => run.batch_size(BatchSize::Rows(rows as usize)),
+            None => run,
+        }
+    }
+
+    /// As a function for `saliency-core`.
+    pub fn model(&self) -> &dyn Model<4> {
+        &self.network
+    }
+}
+
+fn natural(architecture: Architecture) -> Preprocess {
+    match architecture.input_size() {
+        32 => Preprocess::cifar10(),
+        _ => Preprocess::imagenet(),
+    }
+}
+
+fn stored(architecture: Architecture) -> Result<std::path::PathBuf, Error> {
+    let name = architecture.name();
+    fetch::cached(name, &fetch::Options::default()).ok_or_else(|| {
+        let published = fetch::PUBLISHED.iter().any(|p| p.name == name);
+        Error::Usage(match published {
+            true => format!("there are no weights for {name}: run `saliency fetch {name}`, or give --weights FILE"),
+            false => format!("there are no published weights for {name}: give --weights FILE"),
+        })
+    })
+}
+
+/// The method that the command line names, with its options checked.
+pub fn recipe(args: &MethodArgs) -> Result<Recipe, Error> {
+    let recipe = match &args.recipe {
+        Some(path) => {
+            let text = std::fs::read_to_string(path).map_err(|e| Error::file(path, e))?;
+            serde_json::from_str(&text)
+                .map_err(|e| Error::file(path, format!("not a recipe: {e}")))?
+        }
+        None => named(args)?,
+    };
+    Method::<4>::validate(&recipe)?;
+    Ok(recipe)
+}
+
+fn named(args: &MethodArgs) -> Result<Recipe, Error> {
+    let of = Recipe::named(&args.of)?;
+    match Recipe::named(&args.method)? {
+        Recipe::SmoothGrad(smooth) => Ok(Recipe::SmoothGrad(
+            SmoothGrad {
+                of: Box::new(of),
+                ..smooth
+            }
+            .samples(args.samples)
+            .noise(args.noise)
+            .seed(args.seed),
+        )),
+        _ if of != Recipe::default() => Err(Error::Usage(format!(
+            "--of is what a SmoothGrad averages; {} averages nothing",
+            args.method
+        ))),
+        other => Ok(other),
+    }
+}
+
+/// Whether a map has no negative values by definition.
+pub fn is_unsigned(recipe: &Recipe) -> bool {
+    matches!(recipe, Recipe::SmoothGrad(smooth) if smooth.form != Form::Mean)
+}
+
+/// The methods of the demo, with their names.
+pub fn demo_methods(samples: usize) -> Vec<Recipe> {
+    let smooth = |form| Recipe::SmoothGrad(SmoothGrad::default().samples(samples).form(form));
+    vec![
+        Recipe::default(),
+        Recipe::InputXGradient(InputXGradient),
+        smooth(Form::MeanAbsolute),
+        smooth(Form::Mean),
+        smooth(Form::MeanSquare),
+        smooth(Form::Variance),
+        Recipe::SmoothGrad(SmoothGrad {
+            of: Box::new(Recipe::InputXGradient(InputXGradient)),
+            ..SmoothGrad::default()
+                .samples(samples)
+                .form(Form::MeanAbsolute)
+        }),
+    ]
+}

@@ -1,0 +1,120 @@
+use std::{io::Write, path::PathBuf};
+
+use comfy_table::{ContentArrangement, Table, presets};
+use saliency_core::{Map, Recipe, Reduction, ResolvedTarget, Statistics};
+use saliency_viz::Grid;
+use serde::Serialize;
+
+use crate::{error::Error, model::Loaded};
+
+/// A class with its name and probability.
+#[derive(Clone, Debug, Serialize)]
+pub struct ClassReport {
+    pub class: usize,
+    pub label: String,
+    pub probability: f64,
+}
+
+impl ClassReport {
+    pub fn new(loaded: &Loaded, class: usize, probabilities: &[f64]) -> Self {
+        ClassReport {
+            class,
+            label: loaded.label(class),
+            probability: probabilities[class],
+        }
+    }
+
+    /// The class with the largest probability.
+    pub fn best(loaded: &Loaded, probabilities: &[f64]) -> Self {
+        let best = (0..probabilities.len())
+            .max_by(|&a, &b| probabilities[a].total_cmp(&probabilities[b]))
+            .unwrap_or(0);
+        Self::new(loaded, best, probabilities)
+    }
+
+    /// `Labrador retriever 83.1 %`
+    pub fn caption(&self) -> String {
+        format!("{} {}", self.label, percent(self.probability))
+    }
+}
+
+/// What `explain` found for one image and target.
+#[derive(Clone, Debug, Serialize)]
+pub struct MapReport {
+    pub image: PathBuf,
+    pub model: String,
+    pub device: String,
+    pub predicted: ClassReport,
+    pub target: ResolvedTarget,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub explained: Option<ClassReport>,
+    pub score: f64,
+    pub recipe: Recipe,
+    pub reduction: Reduction,
+    pub statistics: Statistics,
+    pub readings: Vec<String>,
+    pub files: Vec<PathBuf>,
+}
+
+pub fn percent(share: f64) -> String {
+    format!("{:.1} %", 100.0 * share)
+}
+
+/// A number for a table: four significant digits.
+pub fn number(value: f64) -> String {
+    match value.abs() {
+        0.0 => "0".into(),
+        v if (1e-3..1e4).contains(&v) => {
+            let digits = (3 - v.log10().floor() as i32).max(0) as usize;
+            format!("{value:.digits$}")
+        }
+        _ => format!("{value:.3e}"),
+    }
+}
+
+pub fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    let mut table = Table::new();
+    table
+        .load_style(presets::UTF8_HORIZONTAL_ONLY)
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_header(header);
+    for row in rows {
+        table.add_row(row);
+    }
+    table.to_string()
+}
+
+/// Prints to standard output; a closed pipe (`| head`) is no error.
+pub fn print(text: &str) {
+    let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+pub fn print_json(value: &impl Serialize) -> Result<(), Error> {
+    print(&to_json(value)?);
+    Ok(())
+}
+
+pub fn to_json(value: &impl Serialize) -> Result<String, Error> {
+    serde_json::to_string_pretty(value).map_err(|e| Error::Internal(e.to_string()))
+}
+
+/// A map for `saliency-viz`.
+pub fn grid(map: &Map) -> Result<Grid, Error> {
+    Ok(Grid::new(map.width(), map.height(), map.values().to_vec())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_keep_four_digits() {
+        let shown = [0.0, 1.0, 12.3456, 1234.56, 0.012345, 1.5e-7, -2.5].map(number);
+        assert_eq!(
+            shown,
+            [
+                "0", "1.000", "12.35", "1235", "0.01234", "1.500e-7", "-2.500"
+            ]
+        );
+    }
+}

@@ -1,0 +1,17 @@
+//! Networks to explain, as Burn modules, and all that goes with them: published weights,
+//! preprocessing, labels, and a small trained demo model whose scenes have known ground
+//! truth.
+
+pub mod cifar_resnet;
+pub mod config;
+pub mod demo;
+#[cfg(feature = "fetch")]
+pub mod fetch;
+pub mod labels;
+pub mod photo;
+pub mod preprocess;
+pub mod resnet;
+pub mod scenes;
+pub mod squeezenet;
+pub mod weights;
+pub mod zoo;

@@ -1,0 +1,192 @@
+//! The same maps on every backend, flex being the reference.
+//!
+//! Tolerance: 1e-4 relative L2 in f32. Backends sum in different orders, which moves values
+//! by about 1e-7, and a ReLU whose input is that close to zero may flip, which moves a small
+//! network's gradient by up to about 1e-5.
+
+use std::{io::Write, path::Path};
+
+use burn::{
+    module::Module,
+    tensor::{Device, DeviceKind, Tensor},
+};
+use saliency_core::{
+    Attribution, BatchSize, Method, Recipe, Reduction, Run, SmoothGrad, Target,
+    analysis::{Classes, compare_classes},
+    noise::standard_normal,
+};
+use saliency_models::{
+    demo,
+    resnet::{Block, ResNet, ResNetConfig},
+    scenes::Scenes,
+    weights,
+};
+
+const TOLERANCE: f64 = 1e-4;
+
+/// Says something even when the test harness captures output.
+pub fn announce(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// A wgpu device: a real GPU where there is one, else a software adapter. Without any, fails
+/// where `SALIENCY_REQUIRE_WGPU` is set and says that the test is skipped elsewhere.
+pub fn wgpu() -> Option<Device> {
+    let kinds = [
+        DeviceKind::DiscreteGpu(0),
+        DeviceKind::IntegratedGpu(0),
+        DeviceKind::VirtualGpu(0),
+        DeviceKind::Cpu,
+    ];
+    let found = kinds
+        .into_iter()
+        .find_map(|kind| Device::wgpu_options().device_kind(kind).init().ok());
+    match &found {
+        Some(device) => {
+            let name = device.identity().map(|identity| identity.name);
+            announce(&format!("wgpu parity on {}", name.unwrap_or_default()));
+        }
+        None if std::env::var_os("SALIENCY_REQUIRE_WGPU").is_some() => {
+            panic!("SALIENCY_REQUIRE_WGPU is set and there is no wgpu adapter")
+        }
+        None => announce("SKIPPED: there is no wgpu adapter; install a Vulkan driver"),
+    }
+    found
+}
+
+#[allow(deprecated)]
+fn ndarray() -> Device {
+    Device::ndarray()
+}
+
+fn small_resnet(device: &Device) -> ResNet {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../tests/golden/small_resnet_basic.weights.safetensors");
+    let net = ResNetConfig::new(Block::Basic, [2, 1, 1, 1])
+        .with_width(4)
+        .with_classes(3)
+        .init(device)
+        .unwrap();
+    weights::load(net, path, &Default::default()).unwrap().model
+}
+
+fn images(device: &Device) -> Tensor<4> {
+    let shape = [2, 3, 32, 32];
+    let values = standard_normal(5, 0, shape.iter().product());
+    Tensor::from_data(burn::tensor::TensorData::new(values, shape), device)
+}
+
+fn host<const D: usize>(tensor: Tensor<D>) -> Vec<f64> {
+    tensor.try_into_vec_as().unwrap()
+}
+
+fn assert_close<const D: usize>(what: &str, got: Tensor<D>, want: Tensor<D>, tolerance: f64) {
+    let error = crate::golden::relative_l2(&host(got), &host(want));
+    assert!(error < tolerance, "{what}: {error:.1e}");
+}
+
+/// Every method by name, with few samples.
+fn methods() -> Vec<Recipe> {
+    Recipe::METHODS
+        .iter()
+        .map(|method| match Recipe::named(method.name).unwrap() {
+            Recipe::SmoothGrad(smooth) => Recipe::SmoothGrad(SmoothGrad {
+                samples: 5,
+                ..smooth
+            }),
+            other => other,
+        })
+        .collect()
+}
+
+fn explain(recipe: &Recipe, device: &Device) -> Attribution<4> {
+    let run = Run::new().batch_size(BatchSize::Rows(4));
+    recipe
+        .explain_with(
+            &small_resnet(device),
+            images(device),
+            &Target::Predicted,
+            &run,
+        )
+        .unwrap()
+}
+
+fn assert_parity(device: &Device) {
+    let flex = Device::flex();
+    for recipe in methods() {
+        let name = recipe.name();
+        let (got, want) = (explain(&recipe, device), explain(&recipe, &flex));
+        assert_eq!(got.targets, want.targets, "{name}");
+        for reduction in Reduction::ALL {
+            let what = format!("{name}, {reduction}");
+            let (got, want) = (got.reduce(reduction), want.reduce(reduction));
+            assert_close(&what, got, want, TOLERANCE);
+        }
+        assert_close(&name, got.values, want.values, TOLERANCE);
+        for (got, want) in got.scores.iter().zip(&want.scores) {
+            assert!((got - want).abs() < 1e-4 * want.abs().max(1.0), "{name}");
+        }
+    }
+    let top = |device: &Device| {
+        compare_classes(
+            &Recipe::default(),
+            &small_resnet(device),
+            images(device),
+            &Classes::Top(3),
+            &Run::new(),
+        )
+        .unwrap()
+    };
+    let (got, want) = (top(device), top(&flex));
+    assert_eq!(got.classes, want.classes);
+    let (got, want) = (got.attribution.values, want.attribution.values);
+    assert_close("class comparison", got, want, TOLERANCE);
+}
+
+#[test]
+fn ndarray_agrees_with_flex() {
+    assert_parity(&ndarray());
+}
+
+#[test]
+fn wgpu_agrees_with_flex() {
+    if let Some(device) = wgpu() {
+        assert_parity(&device);
+    }
+}
+
+#[test]
+fn the_demo_model_has_the_same_maps_on_wgpu() {
+    let Some(device) = wgpu() else { return };
+    let scene = Scenes::new(demo::TEST_SEED).get(6);
+    let map = |device: &Device| {
+        let net = demo::load(device).unwrap();
+        let x = demo::preprocess().apply(&scene.image, device).unwrap();
+        Recipe::default().explain(&net, x, Target::Predicted).unwrap()
+    };
+    let (got, want) = (map(&device), map(&Device::flex()));
+    assert_eq!(got.targets, want.targets);
+    // Nine ReLU layers at 32x32: a few masks may flip.
+    assert_close("demo", got.values, want.values, 1e-3);
+}
+
+#[test]
+fn training_mode_is_refused_on_every_backend() {
+    for device in [Some(Device::flex()), Some(ndarray()), wgpu()] {
+        let Some(device) = device else { continue };
+        let net = ResNetConfig::new(Block::Basic, [1, 1, 1, 1])
+            .with_width(4)
+            .with_classes(3)
+            .init(&device)
+            .unwrap();
+        let error = Recipe::default()
+            .explain(&net, images(&device), Target::Predicted)
+            .unwrap_err();
+        assert!(error.to_string().contains("training mode"), "{error}");
+        assert!(
+            Recipe::default()
+                .explain(&net.valid(), images(&device), Target::Predicted)
+                .is_ok()
+        );
+    }
+}

@@ -1,0 +1,114 @@
+//! Published, trained weights on real photographs, where the folder of test material is
+//! there: `$SALIENCY_DATA`, or `shared/data` beside the checkout.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use burn::tensor::{Device, Tensor};
+use saliency_core::{Gradient, Method, Model, Reduction, Target};
+use saliency_models::{
+    photo,
+    preprocess::Preprocess,
+    zoo::{Architecture, Network},
+};
+
+use crate::parity::announce;
+
+fn data(test: &str) -> Option<PathBuf> {
+    let folder = std::env::var_os("SALIENCY_DATA").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data"),
+        PathBuf::from,
+    );
+    if folder.is_dir() {
+        return Some(folder);
+    }
+    announce(&format!("SKIPPED {test}: no folder {}", folder.display()));
+    None
+}
+
+/// Photographs with an ImageNet class, from the manifest.
+fn labelled(folder: &Path) -> Vec<(PathBuf, usize)> {
+    fs::read_to_string(folder.join("images/manifest.tsv"))
+        .unwrap()
+        .lines()
+        .skip(1)
+        .filter_map(|line| {
+            let columns: Vec<&str> = line.split('\t').collect();
+            let class = columns.get(4)?.trim().parse().ok()?;
+            let path = folder.join("images").join(columns[0]);
+            let is_mask = columns[0].contains("_mask");
+            (!is_mask).then_some((path, class))
+        })
+        .collect()
+}
+
+fn squeezenet(folder: &Path) -> Network {
+    let path = folder.join("weights/squeezenet1_1_imagenet_caffe.safetensors");
+    Architecture::SqueezeNet1_1
+        .load(path, &Device::flex())
+        .unwrap()
+}
+
+#[test]
+fn squeezenet_knows_the_labelled_photographs() {
+    let Some(folder) = data("squeezenet_knows_the_labelled_photographs") else {
+        return;
+    };
+    let net = squeezenet(&folder);
+    let preprocess = Preprocess::squeezenet_caffe();
+    let (mut first, mut fifth) = (0, 0);
+    let photographs = labelled(&folder);
+    for (path, class) in &photographs {
+        let picture = photo::open(path, Default::default()).unwrap().rgb;
+        let x = preprocess.apply(&picture, &Device::flex()).unwrap();
+        let logits: Vec<f32> = net.forward(x).try_into_vec_as().unwrap();
+        let rank = logits.iter().filter(|l| **l > logits[*class]).count();
+        first += usize::from(rank == 0);
+        fifth += usize::from(rank < 5);
+    }
+    announce(&format!(
+        "SqueezeNet: {first} of {n} photographs first, {fifth} of {n} in the top five",
+        n = photographs.len()
+    ));
+    assert_eq!(photographs.len(), 11);
+    assert_eq!(fifth, 11);
+    assert!(first >= 6, "{first}");
+}
+
+#[test]
+fn squeezenet_maps_of_a_photograph_are_finite_and_not_flat() {
+    let Some(folder) = data("squeezenet_maps_of_a_photograph") else {
+        return;
+    };
+    let net = squeezenet(&folder);
+    let path = folder.join("images/coral_parrot.jpg");
+    let picture = photo::open(path, Default::default()).unwrap().rgb;
+    let x = Preprocess::squeezenet_caffe()
+        .apply(&picture, &Device::flex())
+        .unwrap();
+    let model: &dyn Model<4> = &net;
+    let attribution = Gradient.explain(model, x, Target::Predicted).unwrap();
+    let map = attribution.maps(Reduction::Max).unwrap().remove(0);
+    let statistics = saliency_core::Statistics::of(map.values()).unwrap();
+    assert!(statistics.max_to_mean > 5.0, "{statistics:?}");
+}
+
+#[test]
+fn the_published_cifar_networks_load_and_run() {
+    let Some(folder) = data("the_published_cifar_networks_load_and_run") else {
+        return;
+    };
+    for (architecture, file) in [
+        (Architecture::CifarResNet20, "resnet20-12fca82f.th"),
+        (Architecture::CifarResNet56, "resnet56-4bfd9763.th"),
+    ] {
+        let net = architecture
+            .load(folder.join("weights").join(file), &Device::flex())
+            .unwrap();
+        let x = Tensor::<4>::zeros([1, 3, 32, 32], &Device::flex());
+        let attribution = Gradient.explain(&net, x, Target::Predicted).unwrap();
+        assert_eq!(attribution.outputs.dims(), [1, 10]);
+    }
+}
