@@ -4,6 +4,10 @@
 features := "--features saliency-cli/ndarray"
 python := ".venv/bin/python"
 
+# cargo-fuzz asks for nightly; without a sanitizer, stable does.
+fuzz := "RUSTC_BOOTSTRAP=1 cargo fuzz run --fuzz-dir fuzz"
+seeds := "crates/saliency-models/tests-data"
+
 # List the recipes
 default:
     @just --list
@@ -53,10 +57,11 @@ photographs folder: venv
 train-demo *args:
     cargo run --release --bin saliency {{features}} -- train-demo --out models/demo.safetensors {{args}}
 
-# Fuzz image decoding and weight loading for a bounded time (needs cargo-fuzz and nightly)
+# Fuzz image decoding and weight loading for a bounded time (needs cargo-fuzz)
 fuzz seconds="60":
-    cd fuzz && cargo +nightly fuzz run photo -- -max_total_time={{seconds}}
-    cd fuzz && cargo +nightly fuzz run weights -- -max_total_time={{seconds}}
+    mkdir -p fuzz/corpus/photo fuzz/corpus/weights
+    {{fuzz}} photo --sanitizer none fuzz/corpus/photo {{seeds}}/preprocess -- -max_total_time={{seconds}} -rss_limit_mb=2048 -timeout=20
+    {{fuzz}} weights --sanitizer none fuzz/corpus/weights {{seeds}} fuzz/seeds -- -max_total_time={{seconds}} -rss_limit_mb=2048 -timeout=20
 
 [private]
 venv:

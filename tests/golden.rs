@@ -13,8 +13,8 @@ use burn::tensor::{
 };
 use safetensors::{Dtype, SafeTensors};
 use saliency_core::{
-    Form, Gradient, InputXGradient, Method, Model, NoiseScale, Reduction, SmoothGrad, Statistics,
-    Target, noise::noisy, normalise, pearson, reduce, signed_pair,
+    BatchSize, Form, Gradient, InputXGradient, Method, Model, NoiseScale, Reduction, Run,
+    SmoothGrad, Statistics, Target, noise::noisy, normalise, pearson, reduce, signed_pair,
 };
 use saliency_models::{
     resnet::{Block, ResNet, ResNetConfig},
@@ -289,9 +289,17 @@ fn smoothgrad_averages_those_gradients() {
     let moved = noisy(&input, NoiseScale::Relative(level), seed, 0..samples);
     let gradients = Gradient.explain(&net, moved, 1).unwrap().values;
     let smooth = SmoothGrad::new().samples(samples).seed(seed).noise(level);
+    // Batches of four and two samples, which have to be merged.
+    let run = Run::new().batch_size(BatchSize::Rows(4));
     for (form, want) in averages(&host(gradients), samples) {
-        let map = smooth.form(form).explain(&net, input.clone(), 1).unwrap();
-        assert_close(&format!("{form:?}"), &host(map.values), &want, 1e-10);
+        let smooth = smooth.form(form);
+        let map = smooth.explain_with(&net, input.clone(), &Target::Class(1), &run);
+        assert_close(
+            &format!("{form:?}"),
+            &host(map.unwrap().values),
+            &want,
+            1e-10,
+        );
     }
 }
 

@@ -1,5 +1,7 @@
 //! Whole-project tests, in one binary because each binary links all of Burn.
 
+mod cli;
+mod frozen;
 mod golden;
 mod parity;
 mod real_weights;

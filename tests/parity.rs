@@ -11,7 +11,7 @@ use burn::{
     tensor::{Device, DeviceKind, Tensor},
 };
 use saliency_core::{
-    Attribution, BatchSize, Method, Recipe, Reduction, Run, SmoothGrad, Target,
+    Attribution, BatchSize, Gradient, Method, Recipe, Reduction, Run, SmoothGrad, Target,
     analysis::{Classes, compare_classes},
     noise::standard_normal,
 };
@@ -162,7 +162,9 @@ fn the_demo_model_has_the_same_maps_on_wgpu() {
     let map = |device: &Device| {
         let net = demo::load(device).unwrap();
         let x = demo::preprocess().apply(&scene.image, device).unwrap();
-        Recipe::default().explain(&net, x, Target::Predicted).unwrap()
+        Recipe::default()
+            .explain(&net, x, Target::Predicted)
+            .unwrap()
     };
     let (got, want) = (map(&device), map(&Device::flex()));
     assert_eq!(got.targets, want.targets);
@@ -188,5 +190,22 @@ fn training_mode_is_refused_on_every_backend() {
                 .explain(&net.valid(), images(&device), Target::Predicted)
                 .is_ok()
         );
+    }
+}
+
+/// Shader compilers may assume that there is no NaN; the check must not rely on arithmetic.
+#[test]
+fn nan_and_infinity_are_found_on_every_backend() {
+    for device in [Some(Device::flex()), Some(ndarray()), wgpu()] {
+        let Some(device) = device else { continue };
+        for (bad, name) in [(f32::NAN, "NaN"), (f32::INFINITY, "inf")] {
+            let x = Tensor::<2>::from_floats([[0.0, 1.0], [bad, 2.0]], &device);
+            let error = Gradient
+                .explain(&|x: Tensor<2>| x, x, 0)
+                .unwrap_err()
+                .to_string();
+            let want = format!("the input has {name} at row 1, element 0");
+            assert!(error.starts_with(&want), "{error}");
+        }
     }
 }

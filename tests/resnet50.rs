@@ -1,6 +1,6 @@
 //! A full-size ResNet50 with torchvision's own initialisation against PyTorch.
 //!
-//! `just reference-resnet50` writes the weights and the answers (`tests/reference/resnet50.py`).
+//! `just resnet50` writes the weights and the answers (`tests/reference/resnet50.py`).
 //! In f64 the two agree to rounding. In f32 a ReLU whose argument rounds to the other side of
 //! zero changes whole paths of the gradient, in PyTorch as here. PyTorch's own distance
 //! between its f32 and f64 gradients is the yardstick; at one input it varies severalfold by
@@ -49,7 +49,7 @@ fn inputs(reference: &Reference) -> Vec<String> {
 }
 
 #[test]
-#[ignore = "needs just reference-resnet50"]
+#[ignore = "needs just resnet50"]
 fn resnet50_in_f64_is_pytorchs() {
     let reference = Reference::open(&file("reference.safetensors"));
     let device = Device::flex();
@@ -63,14 +63,14 @@ fn resnet50_in_f64_is_pytorchs() {
 }
 
 #[test]
-#[ignore = "needs just reference-resnet50"]
+#[ignore = "needs just resnet50"]
 fn resnet50_in_f32_is_as_exact_as_pytorch() {
     assert_as_exact_as_pytorch(&Device::flex());
 }
 
 /// Half a minute for each input on a software adapter.
 #[test]
-#[ignore = "needs just reference-resnet50"]
+#[ignore = "needs just resnet50"]
 fn resnet50_on_wgpu_is_as_exact_as_pytorch() {
     match Device::enumerate(DeviceType::Wgpu).first() {
         Some(device) => assert_as_exact_as_pytorch(device),

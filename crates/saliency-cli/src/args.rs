@@ -1,6 +1,6 @@
 use std::{path::PathBuf, str::FromStr};
 
-use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum, builder::RangedU64ValueParser};
 use clap_complete::Shell;
 use saliency_core::Reduction;
 
@@ -50,10 +50,16 @@ pub enum Command {
   saliency noise dog.jpg --levels 0.05,0.1,0.2")]
     Noise(Noise),
     /// List the networks
+    #[command(after_help = "Example:
+  saliency models --json")]
     Models(Listing),
     /// List the methods
+    #[command(after_help = "Example:
+  saliency methods --json")]
     Methods(Listing),
     /// List the devices of this machine
+    #[command(after_help = "Example:
+  saliency devices --json")]
     Devices(Listing),
     /// Download published weights into the cache folder
     #[command(after_help = "Example:
@@ -121,10 +127,15 @@ pub struct MethodArgs {
     #[arg(long, default_value = "gradient", value_name = "NAME")]
     pub of: String,
     /// Noisy samples of SmoothGrad
-    #[arg(long, default_value_t = 50, value_name = "N")]
+    #[arg(long, default_value = "50", value_name = "N", value_parser = at_least_one())]
     pub samples: usize,
     /// Noise of SmoothGrad, relative to the input's range
-    #[arg(long, default_value_t = 0.1, value_name = "LEVEL")]
+    #[arg(
+        long,
+        default_value_t = 0.1,
+        value_name = "LEVEL",
+        allow_negative_numbers = true
+    )]
     pub noise: f64,
     /// Seed of all noise
     #[arg(long, default_value_t = 0)]
@@ -168,7 +179,7 @@ pub struct Explain {
     #[arg(required = true, value_name = "IMAGE")]
     pub images: Vec<PathBuf>,
     /// predicted, a class number, a class name, or top:K
-    #[arg(long, default_value = "predicted")]
+    #[arg(long, default_value = "predicted", allow_negative_numbers = true)]
     pub target: TargetChoice,
     /// Channel reduction: max, mean, l2, sum, squared, positive_only, or all
     #[arg(long, default_value = "max")]
@@ -206,7 +217,7 @@ pub struct Sensitivity {
     #[arg(required = true, value_name = "IMAGE")]
     pub images: Vec<PathBuf>,
     /// Standard deviation of the noise, in units of the preprocessed input
-    #[arg(long, default_value_t = 0.01)]
+    #[arg(long, default_value_t = 0.01, allow_negative_numbers = true)]
     pub scale: f64,
     /// predicted, a class number or a class name
     #[arg(long, default_value = "predicted")]
@@ -229,10 +240,15 @@ pub struct Noise {
     #[arg(value_name = "IMAGE")]
     pub image: PathBuf,
     /// Noise levels, relative to the input's range
-    #[arg(long, value_delimiter = ',', default_value = "0.05,0.1,0.2")]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "0.05,0.1,0.2",
+        allow_negative_numbers = true
+    )]
     pub levels: Vec<f64>,
     /// Samples of SmoothGrad
-    #[arg(long, default_value_t = 50, value_name = "N")]
+    #[arg(long, default_value = "50", value_name = "N", value_parser = at_least_one())]
     pub samples: usize,
     /// Seed of all noise
     #[arg(long, default_value_t = 0)]
@@ -278,10 +294,10 @@ pub struct TrainDemo {
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(2..=4096))]
     pub batch: u32,
     /// Optimiser steps
-    #[arg(long, default_value_t = 2200, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 3000, value_parser = clap::value_parser!(u32).range(1..))]
     pub steps: u32,
     /// Largest learning rate
-    #[arg(long, default_value_t = 6e-3)]
+    #[arg(long, default_value_t = 5e-3)]
     pub rate: f64,
     /// Parts of a batch that are trained on side by side, one core each
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
@@ -290,8 +306,11 @@ pub struct TrainDemo {
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
     /// Unseen scenes to test on
-    #[arg(long, default_value_t = 2400)]
-    pub test: usize,
+    #[arg(long, default_value_t = 2400, value_parser = clap::value_parser!(u32).range(1..))]
+    pub test: u32,
+    /// Write the weights even if the accuracy is below 97 %
+    #[arg(long)]
+    pub keep: bool,
     /// auto, cpu, ndarray, wgpu[:n] or cuda[:n]
     #[arg(long, default_value = "auto")]
     pub device: String,
@@ -303,11 +322,15 @@ pub struct Demo {
     #[arg(long, default_value = "saliency-demo")]
     pub out: PathBuf,
     /// Scenes to measure the methods on (pictures are drawn of the first twelve)
-    #[arg(long, default_value_t = 36, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    #[arg(long, default_value_t = 36, value_parser = clap::value_parser!(u32).range(1..=2000))]
     pub scenes: u32,
     /// auto, cpu, ndarray, wgpu[:n] or cuda[:n]
     #[arg(long, default_value = "auto")]
     pub device: String,
+}
+
+fn at_least_one() -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(1..)
 }
 
 /// What is explained.

@@ -1,3 +1,4 @@
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use burn::tensor::Device;
@@ -26,7 +27,10 @@ pub fn open(name: &str) -> Result<Device, Error> {
         None => (name, None),
     };
     match (backend, index) {
-        ("auto", None) => Ok(real_gpu().unwrap_or(cpu(name)?)),
+        ("auto", None) => match real_gpu() {
+            Some(gpu) => Ok(gpu),
+            None => cpu(name),
+        },
         ("cpu" | "flex", None) => cpu(name),
         ("ndarray", None) => ndarray(name),
         ("wgpu", index) => wgpu(name, index),
@@ -39,8 +43,8 @@ pub fn open(name: &str) -> Result<Device, Error> {
 
 /// Name for messages and reports.
 pub fn describe(device: &Device) -> String {
-    #[cfg(any(feature = "wgpu", feature = "cuda", feature = "rocm"))]
-    if let Some(identity) = device.identity() {
+    #[cfg(any(feature = "wgpu", feature = "cuda"))]
+    if let Some(identity) = guarded(|| device.identity()).flatten() {
         return identity.name;
     }
     let debug = format!("{device:?}").to_lowercase();
@@ -67,9 +71,19 @@ fn missing(device: &str, feature: &str) -> Error {
 }
 
 /// Runs what may panic inside a driver.
-#[cfg(feature = "wgpu")]
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
 fn guarded<T>(work: impl FnOnce() -> T) -> Option<T> {
     catch_unwind(AssertUnwindSafe(work)).ok()
+}
+
+/// Whether a device can do a sum.
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+fn works(device: &Device) -> bool {
+    let three = guarded(|| {
+        let ones = burn::tensor::Tensor::<1>::ones([3], device);
+        ones.sum().try_into_vec_as::<f32>()
+    });
+    matches!(three, Some(Ok(values)) if values == [3.0])
 }
 
 fn cpu(name: &str) -> Result<Device, Error> {
@@ -95,17 +109,12 @@ fn ndarray(name: &str) -> Result<Device, Error> {
 
 #[cfg(feature = "cuda")]
 fn cuda(name: &str, index: usize) -> Result<Device, Error> {
-    let device = Device::cuda(index);
-    let works = catch_unwind(AssertUnwindSafe(|| {
-        burn::tensor::Tensor::<1>::ones([1], &device).try_into_data()
-    }));
-    match works {
-        Ok(Ok(_)) => Ok(device),
-        _ => Err(Error::Device {
+    guarded(|| Device::cuda(index))
+        .filter(works)
+        .ok_or_else(|| Error::Device {
             device: name.into(),
             reason: "CUDA does not answer: is there an NVIDIA GPU with a driver?".into(),
-        }),
-    }
+        })
 }
 
 #[cfg(not(feature = "cuda"))]
@@ -116,81 +125,59 @@ fn cuda(name: &str, _: usize) -> Result<Device, Error> {
 #[cfg(feature = "wgpu")]
 mod gpu {
     use super::*;
-    use burn::tensor::{DeviceKind, DeviceType};
+    use burn::tensor::DeviceType;
 
     /// The wgpu adapters in the order of `wgpu:0`, `wgpu:1`, ...
-    fn kinds() -> Vec<DeviceKind> {
-        let listed = guarded(|| Device::enumerate(DeviceType::Wgpu).into_vec()).unwrap_or_default();
-        listed.iter().filter_map(kind_of).collect()
+    fn adapters() -> Vec<Device> {
+        guarded(|| Device::enumerate(DeviceType::Wgpu).into_vec()).unwrap_or_default()
     }
 
-    /// The adapter kind behind an enumerated device, read from its debug form because Burn
-    /// has no accessor for it.
-    fn kind_of(device: &Device) -> Option<DeviceKind> {
-        let text = format!("{device:?}");
-        let index = |name: &str| -> Option<usize> {
-            let rest = text.split_once(&format!("{name}("))?.1;
-            rest.split_once(')')?.0.parse().ok()
-        };
-        index("DiscreteGpu")
-            .map(DeviceKind::DiscreteGpu)
-            .or_else(|| index("IntegratedGpu").map(DeviceKind::IntegratedGpu))
-            .or_else(|| index("VirtualGpu").map(DeviceKind::VirtualGpu))
-            .or_else(|| text.contains("Cpu").then_some(DeviceKind::Cpu))
+    /// A graphics card, not a software rasterizer.
+    fn is_real(device: &Device) -> bool {
+        let identity = guarded(|| device.identity()).flatten();
+        identity.is_some_and(|identity| identity.physical.is_some())
     }
 
-    fn init(name: &str, kind: DeviceKind) -> Result<Device, Error> {
-        let failed = |reason: String| Error::Device {
-            device: name.into(),
-            reason: reason.split_whitespace().collect::<Vec<_>>().join(" "),
-        };
-        guarded(|| Device::wgpu_options().device_kind(kind).init())
-            .ok_or_else(|| failed("its driver failed".into()))?
-            .map_err(|error| failed(error.to_string()))
-    }
-
+    /// The first card that works.
     pub fn real_gpu() -> Option<Device> {
-        let kind = kinds().into_iter().find(|k| *k != DeviceKind::Cpu)?;
-        init("auto", kind).ok()
+        adapters()
+            .into_iter()
+            .find(|adapter| is_real(adapter) && works(adapter))
     }
 
     pub fn open(name: &str, index: Option<usize>) -> Result<Device, Error> {
-        let kinds = kinds();
-        let none = |reason: &str| Error::Device {
+        let fail = |reason: String| Error::Device {
             device: name.into(),
-            reason: reason.into(),
+            reason,
         };
-        if kinds.is_empty() {
-            return Err(none(
-                "no adapter found: install a Vulkan driver, or use --device cpu",
-            ));
+        let mut adapters = adapters();
+        let Some(last) = adapters.len().checked_sub(1) else {
+            let reason = "no adapter found: install a Vulkan driver, or use --device cpu";
+            return Err(fail(reason.into()));
+        };
+        let index = index.or_else(|| adapters.iter().position(is_real));
+        let index = index.unwrap_or(0);
+        if index > last {
+            return Err(fail(format!("the last adapter is wgpu:{last}")));
         }
-        let real = || kinds.iter().position(|k| *k != DeviceKind::Cpu);
-        let index = index.or_else(real).unwrap_or(0);
-        match kinds.get(index) {
-            Some(kind) => init(name, kind.clone()),
-            None => Err(none(&format!(
-                "there are {} adapters, from wgpu:0",
-                kinds.len()
-            ))),
+        let adapter = adapters.swap_remove(index);
+        match works(&adapter) {
+            true => Ok(adapter),
+            false => Err(fail("its driver failed at a sum of three numbers".into())),
         }
     }
 
     pub fn found() -> Vec<Found> {
-        kinds()
-            .into_iter()
+        adapters()
+            .iter()
             .enumerate()
-            .map(|(index, kind)| {
-                let name = format!("wgpu:{index}");
-                let opened = init(&name, kind.clone()).map(|device| describe(&device));
-                Found {
-                    name,
-                    description: opened.unwrap_or_else(|error| error.to_string()),
-                    kind: match kind {
-                        DeviceKind::Cpu => Kind::SoftwareGpu,
-                        _ => Kind::Gpu,
-                    },
-                }
+            .map(|(index, adapter)| Found {
+                name: format!("wgpu:{index}"),
+                description: describe(adapter),
+                kind: match is_real(adapter) {
+                    true => Kind::Gpu,
+                    false => Kind::SoftwareGpu,
+                },
             })
             .collect()
     }

@@ -1,5 +1,7 @@
 use std::path::{Path, PathBuf};
 
+use saliency_models::fetch::FetchError;
+
 /// What a command fails with: one line for a person.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -19,7 +21,7 @@ pub enum Error {
     #[error(transparent)]
     Labels(#[from] saliency_models::labels::LabelsError),
     #[error(transparent)]
-    Fetch(#[from] saliency_models::fetch::FetchError),
+    Fetch(#[from] FetchError),
     #[error(transparent)]
     Viz(#[from] saliency_viz::Error),
     #[error("{}: {reason}", path.display())]
@@ -29,6 +31,8 @@ pub enum Error {
     /// Some of several inputs failed; each has been reported.
     #[error("{failed} of {total} inputs failed")]
     Partial { failed: usize, total: usize },
+    #[error("the trained model is right on {:.1} % of unseen scenes only, under the {:.0} % it needs, so nothing was written; train longer, or add --keep", 100.0 * .accuracy, 100.0 * .least)]
+    Training { accuracy: f64, least: f64 },
     #[error("internal error: {}; please report it with the command line", one_line(.0))]
     Internal(String),
 }
@@ -41,10 +45,17 @@ impl Error {
         }
     }
 
+    /// A result could not be read back from the device.
+    pub fn reading(error: impl ToString) -> Self {
+        Error::Core(saliency_core::Error::Device {
+            message: one_line(&error.to_string()),
+        })
+    }
+
     /// Exit code: 2 for a wrong request, 1 for anything that failed on the way.
     pub fn code(&self) -> u8 {
         match self {
-            Error::Usage(_) | Error::Labels(_) => 2,
+            Error::Usage(_) | Error::Labels(_) | Error::Fetch(FetchError::Unknown { .. }) => 2,
             Error::Core(
                 saliency_core::Error::Option { .. }
                 | saliency_core::Error::UnknownClass { .. }

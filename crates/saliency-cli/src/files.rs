@@ -1,8 +1,56 @@
-use std::{fs, io::Write, path::Path};
+use std::{
+    fs,
+    io::Write,
+    path::{Path, PathBuf},
+};
 
+use saliency_models::photo::RgbImage;
+use saliency_viz::encode_png;
 use tempfile::NamedTempFile;
 
-use crate::error::Error;
+use crate::{
+    args::{Format, OutputArgs},
+    error::Error,
+};
+
+/// The files that one result is written to: `OUT/STEM` and a suffix for each.
+pub struct Results<'a> {
+    out: &'a Path,
+    stem: &'a str,
+    /// What has been written.
+    pub files: Vec<PathBuf>,
+}
+
+impl<'a> Results<'a> {
+    pub fn new(out: &'a Path, stem: &'a str) -> Self {
+        Results {
+            out,
+            stem,
+            files: Vec::new(),
+        }
+    }
+
+    pub fn png(&mut self, suffix: &str, picture: &RgbImage) -> Result<(), Error> {
+        self.bytes(suffix, &encode_png(picture)?)
+    }
+
+    pub fn bytes(&mut self, suffix: &str, content: &[u8]) -> Result<(), Error> {
+        let path = self.out.join(format!("{}{suffix}", self.stem));
+        write(&path, content)?;
+        self.files.push(path);
+        Ok(())
+    }
+}
+
+/// A label as part of a file name. Different labels may come to the same.
+pub fn slug(label: &str) -> String {
+    label
+        .to_lowercase()
+        .chars()
+        .map(|c| if c.is_alphanumeric() { c } else { '-' })
+        .take(40)
+        .collect()
+}
 
 /// Writes a file whole or not at all: beside `path` first, then renamed.
 pub fn write(path: &Path, content: &[u8]) -> Result<(), Error> {
@@ -12,19 +60,21 @@ pub fn write(path: &Path, content: &[u8]) -> Result<(), Error> {
     }
     let folder = parent(path);
     fs::create_dir_all(folder).map_err(fail)?;
-    let mut file = NamedTempFile::new_in(folder).map_err(fail)?;
+    let mut file = temporary(folder).map_err(fail)?;
     file.write_all(content).map_err(fail)?;
     file.as_file().sync_all().map_err(fail)?;
-    make_readable(file.path());
     file.persist(path).map_err(|e| fail(e.error))?;
     Ok(())
 }
 
 /// Fails before long work when its result could not be written.
 pub fn check_writable(path: &Path) -> Result<(), Error> {
+    if path.is_dir() {
+        return Err(Error::file(path, "cannot be written: it is a folder"));
+    }
     let folder = parent(path);
     fs::create_dir_all(folder)
-        .and_then(|()| NamedTempFile::new_in(folder).map(drop))
+        .and_then(|()| temporary(folder).map(drop))
         .map_err(|e| Error::file(path, format!("cannot be written: {e}")))
 }
 
@@ -33,8 +83,17 @@ pub fn folder(path: &Path) -> Result<(), Error> {
     if path.exists() && !path.is_dir() {
         return Err(Error::file(path, "is a file; --out needs a folder"));
     }
-    check_writable(&path.join("x"))
-        .map_err(|_| Error::file(path, "no file can be written into this folder"))
+    fs::create_dir_all(path)
+        .and_then(|()| temporary(path).map(drop))
+        .map_err(|e| Error::file(path, format!("no file can be written into it: {e}")))
+}
+
+/// Makes the folder for what a command was asked to write, if that is anything.
+pub fn prepare(output: &OutputArgs) -> Result<(), Error> {
+    match output.save.iter().any(|format| *format != Format::None) {
+        true => folder(&output.out),
+        false => Ok(()),
+    }
 }
 
 fn parent(path: &Path) -> &Path {
@@ -44,15 +103,15 @@ fn parent(path: &Path) -> &Path {
     }
 }
 
-/// Temporary files are private to the user; results are as readable as any new file.
-fn make_readable(path: &Path) {
+/// A temporary file in `folder` with the permissions of any new file.
+fn temporary(folder: &Path) -> std::io::Result<NamedTempFile> {
+    let mut builder = tempfile::Builder::new();
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;
-        let _ = fs::set_permissions(path, fs::Permissions::from_mode(0o644));
+        builder.permissions(fs::Permissions::from_mode(0o666));
     }
-    #[cfg(not(unix))]
-    let _ = path;
+    builder.tempfile_in(folder)
 }
 
 #[cfg(test)]

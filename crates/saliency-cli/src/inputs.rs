@@ -4,7 +4,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use saliency_models::photo::{Limits, RgbImage, open};
+use saliency_models::photo::{Limits, PhotoError, PhotoProblem, RgbImage, open};
 
 use crate::error::Error;
 
@@ -33,6 +33,15 @@ pub fn collect(paths: &[PathBuf]) -> Result<Vec<Input>, Error> {
             true => files.extend(pictures(path)?),
             false => files.push(path.clone()),
         }
+    }
+    // Said before a network is loaded and a folder made.
+    if let [only] = files.as_slice()
+        && !only.exists()
+    {
+        return Err(Error::Photo(PhotoError {
+            name: only.clone(),
+            problem: PhotoProblem::Missing,
+        }));
     }
     let mut taken = HashSet::new();
     Ok(files

@@ -67,10 +67,7 @@ impl Loaded {
                 name: architecture.to_string(),
                 network: architecture.load(path, &device)?.valid(),
                 preprocess: natural(architecture),
-                labels: match architecture.classes() {
-                    10 => Labels::cifar10(),
-                    _ => Labels::imagenet(),
-                },
+                labels: names(architecture),
                 device,
                 batch: None,
             },
@@ -83,8 +80,21 @@ impl Loaded {
             PreprocessChoice::Crop => loaded.preprocess = Preprocess::imagenet_center_crop(),
             PreprocessChoice::Caffe => loaded.preprocess = Preprocess::squeezenet_caffe(),
         }
-        if let Some(path) = &args.labels {
-            loaded.labels = Labels::from_file(path)?;
+        let classes = loaded.network.classes();
+        match &args.labels {
+            Some(path) => {
+                loaded.labels = Labels::from_file(path)?;
+                let given = loaded.labels.len();
+                if given != classes {
+                    return Err(Error::Usage(format!(
+                        "{}: has {given} class names, but the network has {classes} classes",
+                        path.display()
+                    )));
+                }
+            }
+            // Weights of another data set than the network's usual one.
+            None if loaded.labels.len() != classes => loaded.labels = Labels::new([""; 0]),
+            None => {}
         }
         Ok(loaded)
     }
@@ -106,7 +116,10 @@ impl Loaded {
     /// The class that the command line names.
     pub fn class(&self, text: &str) -> Result<usize, Error> {
         match text.trim().parse() {
-            Ok(class) => Ok(class),
+            Ok(class) => self.numbered(class),
+            Err(_) if self.labels.is_empty() => Err(Error::Usage(format!(
+                "the classes of these weights have no names: give a number instead of {text:?}, or --labels FILE"
+            ))),
             Err(_) => Ok(self.labels.find(text.trim())?),
         }
     }
@@ -115,7 +128,7 @@ impl Loaded {
     pub fn target(&self, choice: &TargetChoice) -> Result<Target, Error> {
         match choice {
             TargetChoice::Predicted => Ok(Target::Predicted),
-            TargetChoice::Class(class) => Ok(Target::Class(*class)),
+            TargetChoice::Class(class) => Ok(Target::Class(self.numbered(*class)?)),
             TargetChoice::Label(text) => Ok(Target::Class(self.class(text)?)),
             TargetChoice::Top(_) => Err(Error::Usage(
                 "top:K is for `explain` and `compare`; give one class here".into(),
@@ -123,13 +136,31 @@ impl Loaded {
         }
     }
 
-    /// How methods are run on it. Loaded networks are in inference mode, so that is not
-    /// checked again.
+    /// Fails where `explain` would fail for every image.
+    pub fn check(&self, choice: &TargetChoice) -> Result<(), Error> {
+        let classes = self.network.classes();
+        match choice {
+            TargetChoice::Top(k) if *k > classes => Err(Error::Usage(format!(
+                "top:{k} asks for more than the {classes} classes of the network"
+            ))),
+            TargetChoice::Top(_) => Ok(()),
+            one => self.target(one).map(drop),
+        }
+    }
+
+    fn numbered(&self, class: usize) -> Result<usize, Error> {
+        let classes = self.network.classes();
+        match class < classes {
+            true => Ok(class),
+            false => Err(saliency_core::Error::UnknownClass { class, classes }.into()),
+        }
+    }
+
+    /// How methods are run on it.
     pub fn run<'a>(&self) -> Run<'a> {
-        let run = Run::new().mode_check(saliency_core::ModeCheck::Skip);
         match self.batch {
-            Some(rows) => run.batch_size(BatchSize::Rows(rows as usize)),
-            None => run,
+            Some(rows) => Run::new().batch_size(BatchSize::Rows(rows as usize)),
+            None => Run::new(),
         }
     }
 
@@ -143,6 +174,14 @@ fn natural(architecture: Architecture) -> Preprocess {
     match architecture.input_size() {
         32 => Preprocess::cifar10(),
         _ => Preprocess::imagenet(),
+    }
+}
+
+/// The names of the classes of the data set that a network is usually trained on.
+fn names(architecture: Architecture) -> Labels {
+    match architecture.classes() {
+        10 => Labels::cifar10(),
+        _ => Labels::imagenet(),
     }
 }
 
@@ -189,11 +228,6 @@ fn named(args: &MethodArgs) -> Result<Recipe, Error> {
         ))),
         other => Ok(other),
     }
-}
-
-/// Whether a map has no negative values by definition.
-pub fn is_unsigned(recipe: &Recipe) -> bool {
-    matches!(recipe, Recipe::SmoothGrad(smooth) if smooth.form != Form::Mean)
 }
 
 /// The methods of the demo, with their names.

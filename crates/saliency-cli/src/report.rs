@@ -1,7 +1,10 @@
-use std::{io::Write, path::PathBuf};
+use std::{
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
 
 use comfy_table::{ContentArrangement, Table, presets};
-use saliency_core::{Map, Recipe, Reduction, ResolvedTarget, Statistics};
+use saliency_core::{Attribution, Map, Recipe, Reduction, ResolvedTarget, Statistics};
 use saliency_viz::Grid;
 use serde::Serialize;
 
@@ -26,10 +29,26 @@ impl ClassReport {
 
     /// The class with the largest probability.
     pub fn best(loaded: &Loaded, probabilities: &[f64]) -> Self {
-        let best = (0..probabilities.len())
-            .max_by(|&a, &b| probabilities[a].total_cmp(&probabilities[b]))
-            .unwrap_or(0);
+        let mut best = 0;
+        for class in 1..probabilities.len() {
+            if probabilities[class] > probabilities[best] {
+                best = class;
+            }
+        }
         Self::new(loaded, best, probabilities)
+    }
+
+    /// The predicted and the explained class of an attribution of one row.
+    pub fn of(
+        loaded: &Loaded,
+        attribution: &Attribution<4>,
+    ) -> Result<(Self, Option<Self>), Error> {
+        let probabilities = attribution.probabilities()?.remove(0);
+        let explained = attribution.targets[0].class();
+        Ok((
+            Self::best(loaded, &probabilities),
+            explained.map(|class| Self::new(loaded, class, &probabilities)),
+        ))
     }
 
     /// `Labrador retriever 83.1 %`
@@ -85,13 +104,26 @@ pub fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> St
 }
 
 /// Prints to standard output; a closed pipe (`| head`) is no error.
-pub fn print(text: &str) {
-    let _ = writeln!(std::io::stdout(), "{text}");
+pub fn print(text: &str) -> Result<(), Error> {
+    match writeln!(io::stdout(), "{text}") {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Error::file(Path::new("standard output"), error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Prints one line to standard error, whatever names of files are in it.
+pub fn print_error(message: &str) {
+    let line: String = message
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
+    let _ = writeln!(io::stderr(), "error: {line}");
 }
 
 pub fn print_json(value: &impl Serialize) -> Result<(), Error> {
-    print(&to_json(value)?);
-    Ok(())
+    print(&to_json(value)?)
 }
 
 pub fn to_json(value: &impl Serialize) -> Result<String, Error> {

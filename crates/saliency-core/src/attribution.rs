@@ -2,7 +2,7 @@ use burn::tensor::Tensor;
 
 use crate::{
     error::Error,
-    host,
+    host::{self, widened},
     map::Map,
     recipe::Recipe,
     reduce::{Reduction, reduce, signed_pair},
@@ -26,6 +26,35 @@ pub struct Attribution<const D: usize> {
 }
 
 impl<const D: usize> Attribution<D> {
+    /// The attribution of one row of the batch.
+    ///
+    /// ```
+    /// use burn::tensor::{Device, Tensor};
+    /// use saliency_core::{Gradient, Method, Target};
+    /// let x = Tensor::<2>::from_floats([[1.0, 2.0], [4.0, 3.0]], &Device::flex());
+    /// let maps = Gradient.explain(&|x: Tensor<2>| x, x, Target::Predicted)?;
+    /// let last = maps.row(1)?;
+    /// assert_eq!((last.to_vec()?, last.scores), (vec![1.0, 0.0], vec![4.0]));
+    /// assert!(maps.row(2).is_err());
+    /// # Ok::<(), saliency_core::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Option`] when there is no such row.
+    pub fn row(&self, row: usize) -> Result<Self, Error> {
+        if row >= self.targets.len() {
+            let requirement = "it must be below the number of rows";
+            return Err(Error::option("row", row, requirement));
+        }
+        Ok(Attribution {
+            values: self.values.clone().narrow(0, row, 1),
+            targets: vec![self.targets[row].clone()],
+            scores: vec![self.scores[row]],
+            outputs: self.outputs.clone().narrow(0, row, 1),
+            recipe: self.recipe.clone(),
+        })
+    }
+
     /// All values in row-major order.
     ///
     /// # Errors
@@ -55,7 +84,7 @@ impl<const D: usize> Attribution<D> {
 impl Attribution<4> {
     /// Channels `[N, C, H, W]` reduced to one value per pixel, `[N, H, W]`.
     pub fn reduce(&self, reduction: Reduction) -> Tensor<3> {
-        reduce(self.values.clone(), 1, reduction).squeeze_dim(1)
+        reduce(widened(self.values.clone()), 1, reduction).squeeze_dim(1)
     }
 
     /// The reduced maps on the host, one per row.
@@ -81,7 +110,7 @@ impl Attribution<4> {
     /// # Errors
     /// [`Error::Device`] when the device fails.
     pub fn signed_maps(&self) -> Result<Vec<(Map, Map)>, Error> {
-        let (positive, negative) = signed_pair(self.values.clone(), 1);
+        let (positive, negative) = signed_pair(widened(self.values.clone()), 1);
         let positive = split(positive.squeeze_dim(1))?;
         let negative = split(negative.squeeze_dim(1))?;
         Ok(positive.into_iter().zip(negative).collect())

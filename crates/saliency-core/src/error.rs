@@ -54,7 +54,7 @@ pub enum Error {
         message: String,
     },
     /// The class does not exist.
-    #[error("there is no class {class}: the model has {classes} outputs, numbered 0 to {}", .classes - 1)]
+    #[error("there is no class {class}: the model has {classes} outputs, numbered 0 to {}", .classes.saturating_sub(1))]
     UnknownClass {
         /// The class asked for.
         class: usize,
@@ -62,10 +62,12 @@ pub enum Error {
         classes: usize,
     },
     /// A per-row target or weight vector has the wrong length.
-    #[error("the target has {got} {what}, but there are {expected}")]
+    #[error("the target has {got} {what}, but the {of} has {expected}")]
     TargetLength {
         /// What is counted.
         what: &'static str,
+        /// What it must match: `input` rows or `model` outputs.
+        of: &'static str,
         /// How many the target has.
         got: usize,
         /// How many there must be.
@@ -128,6 +130,8 @@ pub enum Error {
 fn hint(what: &str) -> &'static str {
     match what {
         "the input" => "clean or impute the data first",
+        "the map" => "maps must be finite",
+        "the score" => "check the custom score at these outputs",
         "the model's output" => "check the weights and the preprocessing",
         _ => {
             "the model's gradient is not defined there: check the weights, or use f32 instead of f16"

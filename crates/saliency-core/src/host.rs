@@ -9,21 +9,17 @@ pub(crate) fn values<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>, Erro
     tensor.try_into_vec_as::<f32>().map_err(Error::device)
 }
 
-/// The one value of a tensor that was reduced to a scalar.
-pub(crate) fn scalar(tensor: Tensor<1>) -> Result<f64, Error> {
-    let values = tensor.try_into_vec_as::<f64>().map_err(Error::device)?;
-    Ok(values[0])
-}
-
 /// Fails with the place of the first NaN or infinity. One scalar is transferred where all
 /// is well.
 pub(crate) fn check_finite<const D: usize>(
     what: &'static str,
     tensor: &Tensor<D>,
 ) -> Result<(), Error> {
-    // x - x is 0 for a finite x and NaN for any other.
-    let probe = tensor.clone().sub(tensor.clone()).sum();
-    if scalar(probe)? == 0.0 {
+    let all_finite = tensor.clone().is_finite().all();
+    if all_finite
+        .try_into_scalar::<bool>()
+        .map_err(Error::device)?
+    {
         return Ok(());
     }
     let row_len: usize = tensor.dims()[1..].iter().product();
@@ -34,15 +30,28 @@ pub(crate) fn check_finite<const D: usize>(
     match values.iter().position(|v| !v.is_finite()) {
         Some(index) => Err(Error::NonFinite {
             what,
-            value: match values[index] {
-                v if v.is_nan() => "NaN",
-                v if v > 0.0 => "inf",
-                _ => "-inf",
-            },
+            value: name_of(values[index]),
             row: index / row_len.max(1),
             element: index % row_len.max(1),
         }),
         None => Ok(()),
+    }
+}
+
+/// `NaN`, `inf` or `-inf`.
+pub(crate) fn name_of(value: f64) -> &'static str {
+    match value {
+        v if v.is_nan() => "NaN",
+        v if v > 0.0 => "inf",
+        _ => "-inf",
+    }
+}
+
+/// f16 and bf16 as f32, so that squares do not underflow and sums keep their digits.
+pub(crate) fn widened<const D: usize>(tensor: Tensor<D>) -> Tensor<D> {
+    match tensor.dtype() {
+        DType::F16 | DType::BF16 => tensor.cast(DType::F32),
+        _ => tensor,
     }
 }
 
@@ -58,14 +67,4 @@ pub(crate) fn relative_l2<const D: usize>(a: &Tensor<D>, b: &Tensor<D>) -> Resul
     let difference: f64 = a.iter().zip(&b).map(|(a, b)| (a - b).powi(2)).sum();
     let norm: f64 = b.iter().map(|b| b * b).sum();
     Ok((difference / if norm > 0.0 { norm } else { 1.0 }).sqrt())
-}
-
-/// Rounding unit of a float type.
-pub(crate) fn epsilon(dtype: DType) -> f64 {
-    match dtype {
-        DType::F64 => f64::EPSILON,
-        DType::F16 => 9.8e-4,
-        DType::BF16 => 7.9e-3,
-        _ => f32::EPSILON as f64,
-    }
 }

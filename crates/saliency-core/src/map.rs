@@ -1,13 +1,29 @@
 use serde::{Deserialize, Serialize};
 
-use crate::error::Error;
+use crate::{error::Error, host::name_of};
 
 /// One reduced map on the host: `height` x `width` values in row-major order.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Unchecked")]
 pub struct Map {
     height: usize,
     width: usize,
     values: Vec<f32>,
+}
+
+#[derive(Deserialize)]
+struct Unchecked {
+    height: usize,
+    width: usize,
+    values: Vec<f32>,
+}
+
+impl TryFrom<Unchecked> for Map {
+    type Error = Error;
+
+    fn try_from(map: Unchecked) -> Result<Self, Error> {
+        Map::new(map.height, map.width, map.values)
+    }
 }
 
 impl Map {
@@ -23,7 +39,7 @@ impl Map {
     ///
     /// # Errors
     /// [`Error::Shape`] when the number of values is not `height * width`;
-    /// [`Error::EmptyInput`] when that is zero.
+    /// [`Error::EmptyInput`] when that is zero; [`Error::NonFinite`] at a NaN or infinity.
     pub fn new(height: usize, width: usize, values: Vec<f32>) -> Result<Self, Error> {
         if height == 0 || width == 0 {
             return Err(Error::EmptyInput {
@@ -37,6 +53,7 @@ impl Map {
                 got: vec![values.len()],
             });
         }
+        check_values(&values)?;
         Ok(Map {
             height,
             width,
@@ -90,6 +107,19 @@ impl Map {
     }
 }
 
+/// Fails with the place of the first NaN or infinity.
+pub(crate) fn check_values(values: &[f32]) -> Result<(), Error> {
+    match values.iter().position(|v| !v.is_finite()) {
+        Some(element) => Err(Error::NonFinite {
+            what: "the map",
+            value: name_of(values[element].into()),
+            row: 0,
+            element,
+        }),
+        None => Ok(()),
+    }
+}
+
 /// (s - min) / (max - min), or all zeros where max - min <= 1e-10.
 ///
 /// ```
@@ -140,6 +170,18 @@ pub fn pearson(a: &[f32], b: &[f32]) -> f64 {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn bad_maps_are_refused_from_code_and_from_json() {
+        assert!(Map::new(0, 3, vec![]).is_err());
+        let error = Map::new(1, 2, vec![0.0, f32::NAN]).unwrap_err();
+        assert!(
+            error.to_string().contains("NaN at row 0, element 1"),
+            "{error}"
+        );
+        let short = r#"{"height": 2, "width": 2, "values": [1.0]}"#;
+        assert!(serde_json::from_str::<Map>(short).is_err());
+    }
 
     proptest! {
         #[test]

@@ -70,7 +70,8 @@ pub fn standard_normal(seed: u64, sample: usize, len: usize) -> Vec<f32> {
     (0..len).map(|_| StandardNormal.sample(&mut rng)).collect()
 }
 
-/// `input + sigma * noise` for each of `samples`: `[samples * rows, ...]`, sample by sample.
+/// `input + sigma * noise` for each of `samples` (at least one): `[samples * rows, ...]`,
+/// sample by sample.
 ///
 /// ```
 /// use burn::tensor::{Device, Tensor};

@@ -16,13 +16,13 @@ use crate::{
 ///
 /// ```
 /// use saliency_core::Recipe;
-/// let recipe: Recipe = serde_json::from_str(r#"{"method": "smooth_grad", "samples": 20}"#)?;
+/// let recipe: Recipe = serde_json::from_str(r#"{"method": "smoothgrad", "samples": 20}"#)?;
 /// let Recipe::SmoothGrad(smooth) = &recipe else { panic!("another method") };
 /// assert_eq!((smooth.samples, smooth.seed), (20, 0));
 /// # Ok::<(), serde_json::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "method", rename_all = "snake_case")]
+#[serde(tag = "method", rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Recipe {
     /// [`Gradient`].
@@ -30,6 +30,7 @@ pub enum Recipe {
     /// [`InputXGradient`].
     InputXGradient(InputXGradient),
     /// [`SmoothGrad`] of any other.
+    #[serde(rename = "smoothgrad")]
     SmoothGrad(SmoothGrad<Box<Recipe>>),
     /// A method from outside this crate; it is recorded, and cannot be run from data.
     Other {
@@ -124,6 +125,21 @@ impl Recipe {
                 }
             }
             Recipe::Other { name } => name.clone(),
+        }
+    }
+
+    /// Whether its values cannot be negative.
+    ///
+    /// ```
+    /// use saliency_core::Recipe;
+    /// assert!(Recipe::named("vargrad")?.is_non_negative());
+    /// assert!(!Recipe::named("smoothgrad-signed")?.is_non_negative());
+    /// # Ok::<(), saliency_core::Error>(())
+    /// ```
+    pub fn is_non_negative(&self) -> bool {
+        match self {
+            Recipe::SmoothGrad(smooth) => smooth.form != Form::Mean || smooth.of.is_non_negative(),
+            _ => false,
         }
     }
 

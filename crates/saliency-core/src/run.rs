@@ -91,7 +91,8 @@ impl BatchSize {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ModeCheck {
     /// Compare outputs with and without gradient tracking, and fail with
-    /// [`Error::TrainingMode`] where they differ.
+    /// [`Error::TrainingMode`] where they differ. The comparison itself moves the running
+    /// statistics of a BatchNorm in training mode, as any training pass does.
     #[default]
     Check,
     /// Trust the caller.
@@ -152,6 +153,16 @@ impl<'a> Run<'a> {
     }
 
     /// Called after each batch; `ControlFlow::Break` ends the run with [`Error::Cancelled`].
+    ///
+    /// ```
+    /// use std::ops::ControlFlow;
+    /// use burn::tensor::{Device, Tensor};
+    /// use saliency_core::{Error, Gradient, Method, Run, Stage, Target};
+    /// let x = Tensor::<2>::ones([1, 3], &Device::flex());
+    /// let run = Run::new().progress(&|_| ControlFlow::Break(()));
+    /// let outcome = Gradient.explain_with(&|x: Tensor<2>| x, x, &Target::Class(0), &run);
+    /// assert_eq!(outcome.unwrap_err(), Error::Cancelled { stage: Stage::Scoring });
+    /// ```
     pub fn progress(mut self, progress: ProgressFn<'a>) -> Self {
         self.progress = Some(progress);
         self
@@ -202,6 +213,16 @@ impl<'a> Run<'a> {
 
     /// Plain outputs `[rows, outputs]`, batch by batch.
     ///
+    /// ```
+    /// use burn::tensor::{Device, Tensor};
+    /// use saliency_core::{BatchSize, Run};
+    /// let x = Tensor::<2>::ones([5, 3], &Device::flex());
+    /// let run = Run::new().batch_size(BatchSize::Rows(2));
+    /// let sums = run.forward(&|x: Tensor<2>| x.sum_dim(1), &x)?;
+    /// assert_eq!(sums.try_into_vec_as::<f32>()?, [3.0; 5]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// [`Error::ModelOutput`], [`Error::ModelPanicked`], [`Error::Cancelled`].
     pub fn forward<const D: usize>(
@@ -210,6 +231,11 @@ impl<'a> Run<'a> {
         input: &Tensor<D>,
     ) -> Result<Tensor<2>, Error> {
         let total = input.dims()[0];
+        if total == 0 {
+            return Err(Error::EmptyInput {
+                shape: input.dims().to_vec(),
+            });
+        }
         let mut outputs = Vec::new();
         self.batches(Stage::Scoring, total, self.rows(input), |range| {
             let batch = input.clone().narrow(0, range.start, range.len());

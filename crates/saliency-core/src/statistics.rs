@@ -2,7 +2,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::Error;
+use crate::{error::Error, map::check_values};
 
 /// Statistics of a reduced map.
 ///
@@ -52,18 +52,7 @@ impl Statistics {
         if values.is_empty() {
             return Err(Error::EmptyInput { shape: vec![0] });
         }
-        if let Some(element) = values.iter().position(|v| !v.is_finite()) {
-            return Err(Error::NonFinite {
-                what: "the map",
-                value: if values[element].is_nan() {
-                    "NaN"
-                } else {
-                    "an infinity"
-                },
-                row: 0,
-                element,
-            });
-        }
+        check_values(values)?;
         let mut sorted: Vec<f64> = values.iter().map(|&v| v as f64).collect();
         sorted.sort_by(f64::total_cmp);
         let n = sorted.len() as f64;
@@ -117,6 +106,12 @@ impl Statistics {
     }
 
     /// The numbers with their names, for tables.
+    ///
+    /// ```
+    /// use saliency_core::Statistics;
+    /// assert_eq!(Statistics::of(&[3.0])?.entries()[2], ("mean", 3.0));
+    /// # Ok::<(), saliency_core::Error>(())
+    /// ```
     pub fn entries(&self) -> [(&'static str, f64); 11] {
         [
             ("min", self.min),

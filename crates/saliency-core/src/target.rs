@@ -3,7 +3,7 @@ use std::{fmt, sync::Arc};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
-use crate::error::Error;
+use crate::{error::Error, run::guarded};
 
 /// A caller's own score: outputs `[rows, outputs]` to one value per row `[rows]`.
 pub type ScoreFn = Arc<dyn Fn(Tensor<2>) -> Tensor<1> + Send + Sync>;
@@ -149,14 +149,27 @@ enum GoalKind {
 impl Goal {
     /// Decides `target` for the rows whose plain `outputs` `[rows, outputs]` are given.
     ///
+    /// ```
+    /// use burn::tensor::{Device, Tensor};
+    /// use saliency_core::{Goal, Target};
+    /// let outputs = Tensor::<2>::from_floats([[1.0, 5.0], [4.0, 3.0]], &Device::flex());
+    /// let goal = Goal::resolve(&Target::Predicted, &outputs)?;
+    /// assert_eq!(goal.targets().iter().filter_map(|t| t.class()).collect::<Vec<_>>(), [1, 0]);
+    /// assert_eq!(goal.scores(outputs)?.try_into_vec_as::<f32>()?, [5.0, 4.0]);
+    /// // A wrapper that makes three noisy copies of each row asks for the same classes:
+    /// assert_eq!((goal.repeat(3).rows(), goal.slice(1, 2).rows()), (6, 1));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// [`Error::UnknownClass`], [`Error::TargetLength`] or [`Error::NotRegression`].
     pub fn resolve(target: &Target, outputs: &Tensor<2>) -> Result<Self, Error> {
         let [rows, columns] = outputs.dims();
-        let length = |what, got: usize, expected| match got == expected {
+        let length = |what, of, got: usize, expected| match got == expected {
             true => Ok(()),
             false => Err(Error::TargetLength {
                 what,
+                of,
                 got,
                 expected,
             }),
@@ -165,13 +178,13 @@ impl Goal {
             Target::Predicted => GoalKind::Classes(argmax(outputs)?),
             Target::Class(class) => GoalKind::Classes(vec![*class; rows]),
             Target::PerRow(classes) => {
-                length("classes", classes.len(), rows)?;
+                length("classes", "input (in rows)", classes.len(), rows)?;
                 GoalKind::Classes(classes.clone())
             }
             Target::Regression if columns == 1 => GoalKind::Classes(vec![0; rows]),
             Target::Regression => return Err(Error::NotRegression { outputs: columns }),
             Target::Weighted(weights) => {
-                length("weights", weights.len(), columns)?;
+                length("weights", "model (in outputs)", weights.len(), columns)?;
                 if let Some(bad) = weights.iter().find(|w| !w.is_finite()) {
                     return Err(Error::option("target weight", bad, "it must be finite"));
                 }
@@ -275,7 +288,7 @@ impl Goal {
                 let Target::Custom { score, .. } = target else {
                     unreachable!("a custom goal holds a custom target")
                 };
-                let scores = score(outputs);
+                let scores = guarded(&[rows, columns], || score(outputs))?;
                 match scores.dims() {
                     [n] if n == rows => scores,
                     got => {

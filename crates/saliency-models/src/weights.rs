@@ -18,7 +18,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
-use burn::tensor::{DType, FloatDType, Tensor};
+use burn::tensor::{DType, FloatDType, Tensor, TensorData};
 use burn_store::burn_pack::Tensor as PackTensor;
 use burn_store::{Applier, ModuleAdapter, PyTorchToBurnAdapter, bridge};
 
@@ -256,7 +256,7 @@ fn materialize(
         true => data.convert_dtype(dtype),
         false => data,
     };
-    if data.dtype().is_float() && !data.iter::<f64>().all(f64::is_finite) {
+    if data.dtype().is_float() && !all_finite(&data) {
         return Err(WeightsError::NonFinite {
             origin: origin.to_string(),
             name,
@@ -264,6 +264,15 @@ fn materialize(
         });
     }
     Ok(bridge::from_data(data, name, None))
+}
+
+/// Large networks are f32, which is checked block by block with vector instructions.
+fn all_finite(data: &TensorData) -> bool {
+    let block_is_finite = |block: &[f32]| block.iter().fold(true, |all, v| all & v.is_finite());
+    match data.as_slice::<f32>() {
+        Ok(values) => values.chunks(4096).all(block_is_finite),
+        Err(_) => data.iter::<f64>().all(f64::is_finite),
+    }
 }
 
 /// A module in use gets running statistics of its own, so that loading leaves its clones

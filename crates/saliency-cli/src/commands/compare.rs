@@ -36,6 +36,7 @@ pub fn run(args: &Compare) -> Result<(), Error> {
     let recipe = model::recipe(&args.method)?;
     let loaded = Loaded::from_args(&args.model)?;
     let classes = classes(&args.classes, &loaded)?;
+    files::prepare(&args.output)?;
     let (x, view) = loaded.prepare(&input.photo()?)?;
     let progress = progress::callback(&input.name);
     let run = loaded.run().progress(&progress);
@@ -54,9 +55,6 @@ pub fn run(args: &Compare) -> Result<(), Error> {
 
     let stem = format!("{}-{}", input.name, recipe.name().replace(' ', "-"));
     let mut written = Vec::new();
-    if args.output.save.iter().any(|f| *f != Format::None) {
-        files::folder(&args.output.out)?;
-    }
     if args.output.save.contains(&Format::Png) {
         let items = labels
             .iter()
@@ -89,10 +87,7 @@ pub fn run(args: &Compare) -> Result<(), Error> {
     }
     match args.output.json {
         true => report::print_json(&result),
-        false => {
-            report::print(&text(&result));
-            Ok(())
-        }
+        false => report::print(&text(&result)),
     }
 }
 

@@ -97,15 +97,14 @@ pub fn run(args: &Demo) -> Result<(), Error> {
         &args.out.join("scores.json"),
         report::to_json(&scores)?.as_bytes(),
     )?;
-    report::print(&table(&scores));
+    report::print(&table(&scores))?;
     report::print(&format!(
         "predicted {} of {} unseen scenes right, on {}\nopen {}",
         report::percent(accuracy),
         scenes.len(),
         device::describe(&loaded.device),
         absolute(&page).display()
-    ));
-    Ok(())
+    ))
 }
 
 fn score(recipe: &Recipe, maps: &[Map], scenes: &[Scene], seconds: f64) -> Result<Score, Error> {
@@ -133,7 +132,7 @@ fn accuracy(loaded: &Loaded, input: Tensor<4>, scenes: &[Scene]) -> Result<f64, 
     let predicted: Vec<i64> = outputs
         .argmax(1)
         .try_into_vec_as()
-        .map_err(|e| Error::Internal(e.to_string()))?;
+        .map_err(Error::reading)?;
     let right = predicted
         .iter()
         .zip(scenes)
@@ -196,11 +195,8 @@ fn draw(
         &standard(&entry.scene.image, &grid, &title, &style)?,
         out.join(&whole),
     )?;
-    if !model::is_unsigned(&attribution.recipe) {
-        let one = Attribution {
-            values: attribution.values.clone().narrow(0, row, 1),
-            ..attribution.clone()
-        };
+    if !attribution.recipe.is_non_negative() {
+        let one = attribution.row(row)?;
         let (positive, negative) = one.signed_maps()?.remove(0);
         let (positive, negative) = (report::grid(&positive)?, report::grid(&negative)?);
         let picture = signed(&entry.scene.image, &positive, &negative, &title, &style)?;

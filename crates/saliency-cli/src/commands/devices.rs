@@ -46,6 +46,5 @@ pub fn run(args: &Listing) -> Result<(), Error> {
         };
         vec![name, r.kind.into(), r.description.clone()]
     });
-    report::print(&report::table(&["device", "kind", "what it is"], cells));
-    Ok(())
+    report::print(&report::table(&["device", "kind", "what it is"], cells))
 }

@@ -5,12 +5,12 @@ use saliency_core::{
     analysis::{Classes, compare_classes},
 };
 use saliency_models::photo::RgbImage;
-use saliency_viz::{Style, aggregations, save_png, signed, standard};
+use saliency_viz::{Style, aggregations, signed, standard};
 
 use crate::{
     args::{Explain, Format, ReduceChoice, TargetChoice},
     error::Error,
-    files,
+    files::{self, Results},
     inputs::{self, Input},
     model::{self, Loaded},
     progress,
@@ -21,22 +21,32 @@ pub fn run(args: &Explain) -> Result<(), Error> {
     let inputs = inputs::collect(&args.images)?;
     let recipe = model::recipe(&args.method)?;
     let loaded = Loaded::from_args(&args.model)?;
-    let writes = args.output.save.iter().any(|f| *f != Format::None);
-    if writes {
-        files::folder(&args.output.out)?;
-    }
+    loaded.check(&args.target)?;
+    files::prepare(&args.output)?;
     let reports = each(&inputs, |input| {
         let (view, attribution) = explain(args, input, &loaded, &recipe)?;
         let rows = attribution.targets.len();
         (0..rows)
-            .map(|row| write_row(args, input, &loaded, &view, &attribution, row))
+            .map(|row| {
+                let one = attribution.row(row)?;
+                let stem = match one.targets[0].class().filter(|_| rows > 1) {
+                    Some(class) => format!(
+                        "{}-{}-{class}-{}",
+                        input.name,
+                        files::slug(&recipe.name()),
+                        files::slug(&loaded.label(class))
+                    ),
+                    None => format!("{}-{}", input.name, files::slug(&recipe.name())),
+                };
+                write_row(args, input, &loaded, &view, &one, &stem)
+            })
             .collect::<Result<Vec<_>, Error>>()
     });
     let (reports, failure) = reports;
     let reports: Vec<MapReport> = reports.into_iter().flatten().collect();
     match args.output.json {
         true => report::print_json(&reports)?,
-        false if !reports.is_empty() => report::print(&summary(&reports)),
+        false if !reports.is_empty() => report::print(&summary(&reports))?,
         false => {}
     }
     failure
@@ -55,7 +65,11 @@ pub fn each<T>(
             Ok(result) => done.push(result),
             Err(error) if inputs.len() == 1 => return (done, Err(error)),
             Err(error) => {
-                eprintln!("error: {}: {error}", input.path.display());
+                let (path, error) = (input.path.display().to_string(), error.to_string());
+                match error.starts_with(&path) {
+                    true => report::print_error(&error),
+                    false => report::print_error(&format!("{path}: {error}")),
+                }
                 failed += 1;
             }
         }
@@ -94,92 +108,63 @@ fn write_row(
     loaded: &Loaded,
     view: &RgbImage,
     attribution: &Attribution<4>,
-    row: usize,
+    stem: &str,
 ) -> Result<MapReport, Error> {
-    let reduction = args.reduce.main();
-    let map = attribution.maps(reduction)?.swap_remove(row);
-    let mut report = describe(input, loaded, attribution, row, reduction)?;
-    let recipe = report.recipe.name().replace(' ', "-");
-    let stem = match report
-        .explained
-        .as_ref()
-        .filter(|_| attribution.targets.len() > 1)
-    {
-        Some(class) => format!("{}-{recipe}-{}", input.name, slug(&class.label)),
-        None => format!("{}-{recipe}", input.name),
-    };
-    let path = |suffix: &str| args.output.out.join(format!("{stem}{suffix}"));
+    let mut report = describe(input, loaded, attribution, args.reduce.main())?;
+    let map = attribution.maps(report.reduction)?.remove(0);
     let title = title(&report);
     let style = Style::default();
-    let mut files = Vec::new();
+    let mut results = Results::new(&args.output.out, stem);
     if args.output.save.contains(&Format::Png) {
         let picture = standard(view, &report::grid(&map)?, &title, &style)?;
-        files.push(path(".png"));
-        save_png(&picture, &files[files.len() - 1])?;
-        if !model::is_unsigned(&report.recipe) {
-            let (positive, negative) = attribution.signed_maps()?.swap_remove(row);
+        results.png(".png", &picture)?;
+        if !report.recipe.is_non_negative() {
+            let (positive, negative) = attribution.signed_maps()?.remove(0);
             let (positive, negative) = (report::grid(&positive)?, report::grid(&negative)?);
             let picture = signed(view, &positive, &negative, &title, &style)?;
-            files.push(path("-signed.png"));
-            save_png(&picture, &files[files.len() - 1])?;
+            results.png("-signed.png", &picture)?;
         }
         if args.reduce == ReduceChoice::All {
             let items = Reduction::ALL
                 .into_iter()
-                .map(|r| {
-                    let map = attribution.maps(r)?.swap_remove(row);
-                    Ok((r.to_string(), report::grid(&map)?))
-                })
+                .map(|r| Ok((r.to_string(), report::grid(&attribution.maps(r)?[0])?)))
                 .collect::<Result<Vec<_>, Error>>()?;
-            files.push(path("-reductions.png"));
-            save_png(
-                &aggregations(view, &items, &title, &style)?,
-                &files[files.len() - 1],
-            )?;
+            let picture = aggregations(view, &items, &title, &style)?;
+            results.png("-reductions.png", &picture)?;
         }
     }
     if args.output.save.contains(&Format::Npy) {
-        files.push(path(".npy"));
-        let values = attribution.values.clone().narrow(0, row, 1);
-        files::write(&files[files.len() - 1], &npy(values)?)?;
+        results.bytes(".npy", &npy(attribution)?)?;
     }
     if args.output.save.contains(&Format::Safetensors) {
-        files.push(path(".safetensors"));
-        let values = attribution.values.clone().narrow(0, row, 1);
-        files::write(&files[files.len() - 1], &safetensors(values, &map)?)?;
+        results.bytes(".safetensors", &safetensors(attribution, &map)?)?;
     }
+    report.files = results.files;
     if args.output.save.contains(&Format::Json) {
-        files.push(path(".json"));
-    }
-    report.files = files;
-    if args.output.save.contains(&Format::Json) {
-        files::write(&path(".json"), report::to_json(&report)?.as_bytes())?;
+        let path = args.output.out.join(format!("{stem}.json"));
+        report.files.push(path.clone());
+        files::write(&path, report::to_json(&report)?.as_bytes())?;
     }
     Ok(report)
 }
 
-/// What is known of one row, without files.
+/// What is known of an attribution of one row, without files.
 pub fn describe(
     input: &Input,
     loaded: &Loaded,
     attribution: &Attribution<4>,
-    row: usize,
     reduction: Reduction,
 ) -> Result<MapReport, Error> {
-    let map = attribution.maps(reduction)?.swap_remove(row);
-    let statistics = Statistics::of(map.values())?;
-    let probabilities = attribution.probabilities()?.swap_remove(row);
-    let target = attribution.targets[row].clone();
+    let statistics = Statistics::of(attribution.maps(reduction)?[0].values())?;
+    let (predicted, explained) = ClassReport::of(loaded, attribution)?;
     Ok(MapReport {
         image: input.path.clone(),
         model: loaded.name.clone(),
         device: crate::device::describe(&loaded.device),
-        predicted: ClassReport::best(loaded, &probabilities),
-        explained: target
-            .class()
-            .map(|class| ClassReport::new(loaded, class, &probabilities)),
-        target,
-        score: attribution.scores[row],
+        predicted,
+        explained,
+        target: attribution.targets[0].clone(),
+        score: attribution.scores[0],
         recipe: attribution.recipe.clone(),
         reduction,
         statistics,
@@ -228,59 +213,38 @@ fn summary(reports: &[MapReport]) -> String {
 }
 
 /// The signed attribution [C, H, W] of one row in numpy's format.
-fn npy(values: burn::tensor::Tensor<4>) -> Result<Vec<u8>, Error> {
+fn npy(attribution: &Attribution<4>) -> Result<Vec<u8>, Error> {
     use npyz::WriterBuilder;
-    let [_, channels, height, width] = values.dims();
-    let values = host(values)?;
+    let shape: Vec<u64> = attribution.values.dims()[1..]
+        .iter()
+        .map(|&d| d as u64)
+        .collect();
     let mut bytes = Vec::new();
     let fail = |e: std::io::Error| Error::Internal(e.to_string());
     let mut writer = npyz::WriteOptions::new()
         .default_dtype()
-        .shape(&[channels as u64, height as u64, width as u64])
+        .shape(&shape)
         .writer(&mut bytes)
         .begin_nd()
         .map_err(fail)?;
-    writer.extend(values).map_err(fail)?;
+    writer.extend(attribution.to_vec()?).map_err(fail)?;
     writer.finish().map_err(fail)?;
     Ok(bytes)
 }
 
 /// `attribution` [C, H, W] and `map` [H, W].
-fn safetensors(
-    values: burn::tensor::Tensor<4>,
-    map: &saliency_core::Map,
-) -> Result<Vec<u8>, Error> {
+fn safetensors(attribution: &Attribution<4>, map: &saliency_core::Map) -> Result<Vec<u8>, Error> {
     use safetensors::{Dtype, tensor::TensorView};
-    let [_, channels, height, width] = values.dims();
     let bytes =
         |values: &[f32]| -> Vec<u8> { values.iter().flat_map(|v| v.to_le_bytes()).collect() };
-    let (attribution, map) = (bytes(&host(values)?), bytes(map.values()));
-    let fail = |e: safetensors::SafeTensorError| Error::Internal(e.to_string());
+    let shape = attribution.values.dims()[1..].to_vec();
+    let (values, reduced) = (bytes(&attribution.to_vec()?), bytes(map.values()));
+    let view = |shape, data| {
+        TensorView::new(Dtype::F32, shape, data).map_err(|e| Error::Internal(e.to_string()))
+    };
     let views = [
-        (
-            "attribution",
-            TensorView::new(Dtype::F32, vec![channels, height, width], &attribution)
-                .map_err(fail)?,
-        ),
-        (
-            "map",
-            TensorView::new(Dtype::F32, vec![height, width], &map).map_err(fail)?,
-        ),
+        ("attribution", view(shape, &values)?),
+        ("map", view(vec![map.height(), map.width()], &reduced)?),
     ];
-    safetensors::serialize(views, None).map_err(fail)
-}
-
-fn host(values: burn::tensor::Tensor<4>) -> Result<Vec<f32>, Error> {
-    values
-        .try_into_vec_as()
-        .map_err(|e| Error::Internal(e.to_string()))
-}
-
-/// A label as part of a file name.
-fn slug(label: &str) -> String {
-    label
-        .to_lowercase()
-        .chars()
-        .map(|c| if c.is_alphanumeric() { c } else { '-' })
-        .collect()
+    safetensors::serialize(views, None).map_err(|e| Error::Internal(e.to_string()))
 }

@@ -12,6 +12,5 @@ pub fn run(args: &Fetch) -> Result<(), Error> {
         bar.set(&args.name, done, total.unwrap_or(done));
     })?;
     drop(bar);
-    report::print(&path.display().to_string());
-    Ok(())
+    report::print(&path.display().to_string())
 }

@@ -25,6 +25,5 @@ pub fn run(args: &Listing) -> Result<(), Error> {
         return report::print_json(&rows);
     }
     let cells = rows.iter().map(|r| vec![r.name.into(), r.summary.into()]);
-    report::print(&report::table(&["method", "what it is"], cells));
-    Ok(())
+    report::print(&report::table(&["method", "what it is"], cells))
 }

@@ -23,7 +23,7 @@ pub fn run(args: &Listing) -> Result<(), Error> {
             weights: weights(architecture.name()),
         })
         .collect();
-    let net = demo::load(&crate::device::open("cpu")?)?;
+    let net = demo::load(&crate::device::open("auto")?)?;
     rows.push(Row {
         name: "demo".into(),
         parameters: trainable(&net),
@@ -45,8 +45,7 @@ pub fn run(args: &Listing) -> Result<(), Error> {
         ]
     });
     let header = ["model", "parameters", "input", "classes", "weights"];
-    report::print(&report::table(&header, cells));
-    Ok(())
+    report::print(&report::table(&header, cells))
 }
 
 fn weights(name: &str) -> String {

@@ -7,15 +7,21 @@ use serde::Serialize;
 use crate::{
     args::{Format, Noise},
     commands::compare::one,
+    device,
     error::Error,
     files,
     model::Loaded,
-    progress, report,
+    progress,
+    report::{self, ClassReport},
 };
 
 #[derive(Serialize)]
 struct Report {
     image: PathBuf,
+    model: String,
+    device: String,
+    predicted: ClassReport,
+    explained: Option<ClassReport>,
     roughness: f64,
     levels: Vec<Level>,
     files: Vec<PathBuf>,
@@ -33,6 +39,7 @@ pub fn run(args: &Noise) -> Result<(), Error> {
     let input = one(&args.image)?;
     let loaded = Loaded::from_args(&args.model)?;
     let target = loaded.target(&args.target)?;
+    files::prepare(&args.output)?;
     let (x, view) = loaded.prepare(&input.photo()?)?;
     let smooth = SmoothGrad::new().samples(args.samples).seed(args.seed);
     let progress = progress::callback(&input.name);
@@ -46,8 +53,13 @@ pub fn run(args: &Noise) -> Result<(), Error> {
         args.reduce,
         &run,
     )?;
+    let (predicted, explained) = ClassReport::of(&loaded, &study.attribution)?;
     let mut result = Report {
         image: input.path.clone(),
+        model: loaded.name.clone(),
+        device: device::describe(&loaded.device),
+        predicted,
+        explained,
         roughness: study.roughness,
         levels: study
             .levels
@@ -61,9 +73,6 @@ pub fn run(args: &Noise) -> Result<(), Error> {
             .collect(),
         files: Vec::new(),
     };
-    if args.output.save.iter().any(|f| *f != Format::None) {
-        files::folder(&args.output.out)?;
-    }
     if args.output.save.contains(&Format::Png) {
         let mut items = vec![("gradient, no noise".to_owned(), report::grid(&study.clean)?)];
         for level in &study.levels {
@@ -101,16 +110,17 @@ pub fn run(args: &Noise) -> Result<(), Error> {
     let header = [
         "noise",
         "one noisy gradient ~ clean one",
-        "SmoothGrad ~ another half of its samples",
+        "SmoothGrad ~ SmoothGrad of another seed",
         "roughness of SmoothGrad",
     ];
     report::print(&format!(
-        "{}\nroughness of the plain gradient {:.4}",
+        "predicted {}\n{}\nroughness of the plain gradient {:.4}",
+        result.predicted.caption(),
         report::table(&header, rows),
         result.roughness
-    ));
+    ))?;
     for file in &result.files {
-        report::print(&format!("wrote {}", file.display()));
+        report::print(&format!("wrote {}", file.display()))?;
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 
 use saliency_core::{
-    NoiseScale,
+    NoiseScale, Recipe,
     analysis::{Sensitivity, Stability},
 };
 use serde::Serialize;
@@ -9,15 +9,22 @@ use serde::Serialize;
 use crate::{
     args,
     commands::explain::each,
+    device,
     error::Error,
     inputs,
     model::{self, Loaded},
-    progress, report,
+    progress,
+    report::{self, ClassReport},
 };
 
 #[derive(Serialize)]
 struct Report {
     image: PathBuf,
+    model: String,
+    device: String,
+    predicted: ClassReport,
+    explained: Option<ClassReport>,
+    recipe: Recipe,
     scale: f64,
     #[serde(flatten)]
     stability: Stability,
@@ -37,11 +44,17 @@ pub fn run(args: &args::Sensitivity) -> Result<(), Error> {
         let (x, _) = loaded.prepare(&input.photo()?)?;
         let progress = progress::callback(&input.name);
         let run = loaded.run().progress(&progress);
-        let rows = test.run(&recipe, loaded.model(), x, &target, &run)?;
+        let found = test.run(&recipe, loaded.model(), x, &target, &run)?;
+        let (predicted, explained) = ClassReport::of(&loaded, &found.clean)?;
         Ok(Report {
             image: input.path.clone(),
+            model: loaded.name.clone(),
+            device: device::describe(&loaded.device),
+            predicted,
+            explained,
+            recipe: recipe.clone(),
             scale: args.scale,
-            stability: rows[0],
+            stability: found.rows[0],
         })
     });
     if args.json {
@@ -50,6 +63,7 @@ pub fn run(args: &args::Sensitivity) -> Result<(), Error> {
         let rows = reports.iter().map(|r| {
             vec![
                 r.image.display().to_string(),
+                r.predicted.caption(),
                 report::number(r.stability.mean_difference),
                 report::number(r.stability.max_difference),
                 format!("{:.4}", r.stability.correlation),
@@ -57,6 +71,7 @@ pub fn run(args: &args::Sensitivity) -> Result<(), Error> {
         });
         let header = [
             "image",
+            "predicted",
             "mean |difference|",
             "max |difference|",
             "correlation",
@@ -66,7 +81,7 @@ pub fn run(args: &args::Sensitivity) -> Result<(), Error> {
             recipe.name(),
             args.scale,
             report::table(&header, rows)
-        ));
+        ))?;
     }
     failure
 }

@@ -1,11 +1,12 @@
 use saliency_core::Statistics;
-use saliency_viz::{Counts, HistogramStyle, histogram, save_png};
+use saliency_viz::{Counts, HistogramStyle, histogram};
 
 use crate::{
     args::{Explain, Format},
     commands::explain::{describe, each, explain, title},
     error::Error,
-    files, inputs,
+    files::{self, Results},
+    inputs,
     model::{self, Loaded},
     report::{self, MapReport},
 };
@@ -14,28 +15,27 @@ pub fn run(args: &Explain) -> Result<(), Error> {
     let inputs = inputs::collect(&args.images)?;
     let recipe = model::recipe(&args.method)?;
     let loaded = Loaded::from_args(&args.model)?;
-    if args.output.save.iter().any(|f| *f != Format::None) {
-        files::folder(&args.output.out)?;
-    }
+    loaded.check(&args.target)?;
+    files::prepare(&args.output)?;
     let reduction = args.reduce.main();
     let (reports, failure) = each(&inputs, |input| {
         let (_, attribution) = explain(args, input, &loaded, &recipe)?;
         (0..attribution.targets.len())
             .map(|row| {
-                let mut found = describe(input, &loaded, &attribution, row, reduction)?;
+                let one = attribution.row(row)?;
+                let mut found = describe(input, &loaded, &one, reduction)?;
                 let class = found.explained.as_ref().map_or(0, |c| c.class);
-                let stem = format!("{}-{}-{class}", input.name, recipe.name().replace(' ', "-"));
-                let path = |suffix: &str| args.output.out.join(format!("{stem}{suffix}"));
+                let stem = format!("{}-{}-{class}", input.name, files::slug(&recipe.name()));
+                let mut results = Results::new(&args.output.out, &stem);
                 if args.output.save.contains(&Format::Png) {
-                    let map = attribution.maps(reduction)?.swap_remove(row);
-                    let picture = picture(map.values(), &found)?;
-                    save_png(&picture, path("-histogram.png"))?;
-                    found.files.push(path("-histogram.png"));
+                    let map = one.maps(reduction)?.remove(0);
+                    results.png("-histogram.png", &picture(map.values(), &found)?)?;
                 }
+                found.files = results.files;
                 if args.output.save.contains(&Format::Json) {
-                    found.files.push(path("-statistics.json"));
-                    let json = report::to_json(&found)?;
-                    files::write(&path("-statistics.json"), json.as_bytes())?;
+                    let path = args.output.out.join(format!("{stem}-statistics.json"));
+                    found.files.push(path.clone());
+                    files::write(&path, report::to_json(&found)?.as_bytes())?;
                 }
                 Ok(found)
             })
@@ -44,7 +44,7 @@ pub fn run(args: &Explain) -> Result<(), Error> {
     let reports: Vec<MapReport> = reports.into_iter().flatten().collect();
     match args.output.json {
         true => report::print_json(&reports)?,
-        false => reports.iter().for_each(|r| report::print(&text(r))),
+        false => reports.iter().try_for_each(|r| report::print(&text(r)))?,
     }
     failure
 }

@@ -13,16 +13,36 @@ use saliency_models::{
     weights,
 };
 
-use crate::{args::TrainDemo, device, error::Error, files, progress::Bar};
+use crate::{args::TrainDemo, device, error::Error, files, progress::Bar, report};
+
+/// Batches that the running statistics are taken over at the end.
+const SETTLING: usize = 100;
+/// A demo model below this accuracy is not written.
+const LEAST_ACCURACY: f64 = 0.97;
 
 pub fn run(args: &TrainDemo) -> Result<(), Error> {
+    if args.out.extension().is_none_or(|e| e != "safetensors") {
+        return Err(Error::Usage(format!(
+            "--out {} must end in .safetensors",
+            args.out.display()
+        )));
+    }
+    if !(args.rate > 0.0 && args.rate < 1.0) {
+        return Err(Error::Usage("--rate must be between 0 and 1".into()));
+    }
     let device = device::open(&args.device)?;
     files::check_writable(&args.out)?;
     device.seed(args.seed);
     let started = Instant::now();
     let net = train(args, &device)?.valid();
     let minutes = started.elapsed().as_secs_f64() / 60.0;
-    let (accuracy, by_class) = test(&net, args.test, &device)?;
+    let (accuracy, by_class) = test(&net, args.test as usize, &device)?;
+    if accuracy < LEAST_ACCURACY && !args.keep {
+        return Err(Error::Training {
+            accuracy,
+            least: LEAST_ACCURACY,
+        });
+    }
     weights::save_safetensors(&net, &args.out, FloatDType::F32)?;
     let card = card(
         args,
@@ -34,13 +54,13 @@ pub fn run(args: &TrainDemo) -> Result<(), Error> {
     );
     let card_path = args.out.with_extension("md");
     files::write(&card_path, card.as_bytes())?;
-    println!(
+    report::print(&format!(
         "accuracy {:.2} % on {} unseen scenes after {minutes:.1} minutes\nwrote {} and {}",
         100.0 * accuracy,
         args.test,
         args.out.display(),
         card_path.display()
-    );
+    ))?;
     Ok(())
 }
 
@@ -102,7 +122,8 @@ fn train(args: &TrainDemo, device: &Device) -> Result<CifarResNet, Error> {
         let outcomes = thread::scope(|scope| {
             let workers: Vec<_> = (0..replicas)
                 .map(|replica| {
-                    let (net, loss, device) = (net.clone(), &loss, &device);
+                    // Leaves and running statistics of its own: threads must not share a tape.
+                    let (net, loss, device) = (net.valid().train(), &loss, &device);
                     let first = first + (replica * part) as u64;
                     scope.spawn(move || pass(net, loss, first, part, args.seed, device))
                 })
@@ -125,17 +146,34 @@ fn train(args: &TrainDemo, device: &Device) -> Result<CifarResNet, Error> {
 
         let since = step % 100 + 1;
         if since == 100 || step + 1 == steps {
-            println!(
+            report::print(&format!(
                 "step {:5}  loss {:.4}  accuracy {:.1} %",
                 step + 1,
                 total_loss / since as f32,
                 100.0 * right / since as f32
-            );
+            ))?;
             (right, total_loss) = (0.0, 0.0);
         }
         bar.set("training", step as u64 + 1, steps as u64);
     }
-    Ok(net)
+    Ok(settled(net.valid().train(), args, &device))
+}
+
+/// The network in inference mode, its running statistics taken with the final weights over
+/// further scenes (Wu and Johnson, "Rethinking 'Batch' in BatchNorm", 2021): while training,
+/// each replica only sees statistics of its own part.
+fn settled(net: CifarResNet, args: &TrainDemo, device: &Device) -> CifarResNet {
+    let scenes = Scenes::new(args.seed);
+    let unused = args.steps as u64 * args.batch as u64;
+    for pass in 0..SETTLING as u64 {
+        let first = unused + pass * args.batch as u64;
+        net.forward(
+            Batch::draw(scenes, first, args.batch as usize)
+                .onto(device)
+                .0,
+        );
+    }
+    net.valid()
 }
 
 /// What one replica found on its part of a batch.
@@ -191,7 +229,7 @@ fn test(
             .forward(x)
             .argmax(1)
             .try_into_vec_as()
-            .map_err(|e| Error::Internal(e.to_string()))?;
+            .map_err(Error::reading)?;
         for (class, predicted) in classes.into_iter().zip(predicted) {
             seen[class as usize] += 1;
             hits[class as usize] += usize::from(predicted == class as i64);
@@ -208,9 +246,7 @@ fn test(
 }
 
 fn read(scalar: Tensor<1>) -> Result<f32, Error> {
-    let values: Vec<f32> = scalar
-        .try_into_vec_as()
-        .map_err(|e| Error::Internal(e.to_string()))?;
+    let values: Vec<f32> = scalar.try_into_vec_as().map_err(Error::reading)?;
     Ok(values[0])
 }
 
@@ -243,7 +279,7 @@ The demo model embedded in `saliency`.
 | architecture | CIFAR ResNet of depth 14 (He et al. 2016, option-A shortcuts), stem of stride 3, {parameters} values |
 | input | RGB, 96x96, (v / 255 - 0.5) / 0.25 |
 | data | scenes that the project generates (`saliency_models::scenes`), seed {seed}: {seen} scenes, each seen once |
-| training | AdamW, weight decay 0.01, label smoothing 0.05, one cycle to a rate of {rate}, {steps} steps of {batch} |
+| training | AdamW, weight decay 0.01, label smoothing 0.05, one cycle to a rate of {rate}, {steps} steps of {batch} in {replicas} parts; running statistics settled over 100 more batches |
 | command | `saliency train-demo --out {file} --seed {seed} --steps {steps} --batch {batch} --replicas {replicas} --rate {rate}` |
 | device | {device}, {cores} cores |
 | time to train | {minutes:.1} minutes |
@@ -260,7 +296,7 @@ object per picture, in the project's own drawing style.
         count = Shape::ALL.len(),
         parameters = net.num_params(),
         seed = args.seed,
-        seen = args.steps as u64 * args.batch as u64,
+        seen = args.steps * (args.batch / args.replicas * args.replicas),
         rate = args.rate,
         steps = args.steps,
         batch = args.batch,

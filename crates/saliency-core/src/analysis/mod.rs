@@ -9,4 +9,4 @@ mod sensitivity;
 pub use classes::{Classes, Comparison, compare_classes, correlations};
 pub use localisation::{Localisation, localisation};
 pub use noise_study::{NoiseLevel, NoiseStudy, noise_study};
-pub use sensitivity::{Sensitivity, Stability};
+pub use sensitivity::{Sensitivity, SensitivityOutcome, Stability};

@@ -1,6 +1,7 @@
 use burn::tensor::Tensor;
 
 use crate::{
+    attribution::Attribution,
     error::Error,
     map::{Map, pearson},
     method::Method,
@@ -18,6 +19,8 @@ use super::sensitivity::same_target;
 /// (SmoothGrad) removes that.
 #[derive(Clone, Debug)]
 pub struct NoiseStudy {
+    /// The plain gradient at the clean input.
+    pub attribution: Attribution<4>,
     /// The plain gradient's map at the clean input.
     pub clean: Map,
     /// Roughness of [`clean`](NoiseStudy::clean).
@@ -37,8 +40,8 @@ pub struct NoiseLevel {
     pub noisy_correlation: f64,
     /// SmoothGrad's map at this level.
     pub smooth: Map,
-    /// Correlation of two SmoothGrad maps made from different halves of the samples: how
-    /// far the average has settled.
+    /// Correlation of [`smooth`](NoiseLevel::smooth) with the map of another seed: how far
+    /// the average has settled.
     pub smooth_repeatability: f64,
     /// Roughness of [`smooth`](NoiseLevel::smooth).
     pub smooth_roughness: f64,
@@ -80,7 +83,8 @@ pub fn noise_study(
     }
     let clean = Gradient.explain_with(model, input.clone(), target, run)?;
     let target = same_target(&clean.targets, target);
-    let clean = clean.maps(reduction)?.remove(0);
+    let attribution = clean;
+    let clean = attribution.maps(reduction)?.remove(0);
     let levels = levels
         .iter()
         .map(|&level| {
@@ -89,29 +93,25 @@ pub fn noise_study(
             let moved = noisy(&input.clone().inner(), scale, smooth.seed, 0..1);
             let noisy = Gradient.explain_with(model, moved, &target, run)?;
             let noisy = noisy.maps(reduction)?.remove(0);
-            let half = |seed: u64| {
-                let half = smooth
-                    .samples(smooth.samples.div_ceil(2))
-                    .noise(level)
-                    .seed(seed);
-                let attribution = half.explain_with(model, input.clone(), &target, run)?;
+            let smooth_map = |samples: usize, seed: u64| {
+                let method = smooth.samples(samples).noise(level).seed(seed);
+                let attribution = method.explain_with(model, input.clone(), &target, run)?;
                 Ok::<Map, Error>(attribution.maps(reduction)?.remove(0))
             };
-            let (one, other) = (half(smooth.seed)?, half(smooth.seed.wrapping_add(1))?);
-            let mean = one.values().iter().zip(other.values());
-            let mean = mean.map(|(a, b)| (a + b) / 2.0).collect();
-            let smooth = Map::new(one.height(), one.width(), mean)?;
+            let other = smooth_map(smooth.samples, smooth.seed.wrapping_add(1))?;
+            let smooth = smooth_map(smooth.samples, smooth.seed)?;
             Ok(NoiseLevel {
                 level,
                 noisy_correlation: pearson(noisy.values(), clean.values()),
                 noisy,
-                smooth_repeatability: pearson(one.values(), other.values()),
+                smooth_repeatability: pearson(smooth.values(), other.values()),
                 smooth_roughness: roughness(&smooth),
                 smooth,
             })
         })
         .collect::<Result<_, Error>>()?;
     Ok(NoiseStudy {
+        attribution,
         roughness: roughness(&clean),
         clean,
         levels,

@@ -2,6 +2,7 @@ use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    attribution::Attribution,
     error::Error,
     host,
     map::pearson,
@@ -23,19 +24,20 @@ use crate::{
 /// use saliency_core::{Gradient, Run, Target, analysis::Sensitivity};
 /// let linear = |x: Tensor<4>| x.flatten::<2>(1, 3);
 /// let x = Tensor::<4>::ones([1, 1, 2, 2], &Device::flex());
-/// let rows = Sensitivity::new().run(&Gradient, &linear, x, &Target::Class(2), &Run::new())?;
+/// let found = Sensitivity::new().run(&Gradient, &linear, x, &Target::Class(2), &Run::new())?;
 /// // A linear model has the same gradient everywhere.
-/// assert_eq!((rows[0].max_difference, rows[0].correlation), (0.0, 1.0));
+/// assert_eq!((found.rows[0].max_difference, found.rows[0].correlation), (0.0, 1.0));
 /// # Ok::<(), saliency_core::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct Sensitivity {
     /// Size of the noise.
     pub noise: NoiseScale,
     /// Seed of the noise.
     pub seed: u64,
-    /// Reduction over dimension 1 (channels) before comparing; none compares raw values.
+    /// Reduction over the channels of images `[N, C, H, W]` before comparing; none, and any
+    /// other rank, compares raw values.
     pub reduction: Option<Reduction>,
 }
 
@@ -47,6 +49,18 @@ impl Default for Sensitivity {
             reduction: Some(Reduction::Max),
         }
     }
+}
+
+/// The sample whose noise perturbs the input: none that a SmoothGrad of the same seed uses.
+const OWN_SAMPLE: usize = usize::MAX - 1;
+
+/// The outcome of the sensitivity test.
+#[derive(Clone, Debug)]
+pub struct SensitivityOutcome<const D: usize> {
+    /// The attribution at the clean input.
+    pub clean: Attribution<D>,
+    /// How it changed, for each row.
+    pub rows: Vec<Stability>,
 }
 
 /// How two maps differ.
@@ -87,7 +101,7 @@ impl Sensitivity {
         Self::default()
     }
 
-    /// Runs the test: one [`Stability`] per input row.
+    /// Runs the test.
     ///
     /// # Errors
     /// Whatever the method returns.
@@ -98,26 +112,31 @@ impl Sensitivity {
         input: Tensor<D>,
         target: &Target,
         run: &Run,
-    ) -> Result<Vec<Stability>, Error> {
+    ) -> Result<SensitivityOutcome<D>, Error> {
         self.noise.validate()?;
         let clean = method.explain_with(model, input.clone(), target, run)?;
         let target = same_target(&clean.targets, target);
-        let moved = noisy(&input.inner(), self.noise, self.seed, 0..1);
+        let moved = noisy(
+            &input.inner(),
+            self.noise,
+            self.seed,
+            OWN_SAMPLE..OWN_SAMPLE + 1,
+        );
         let moved = method.explain_with(model, moved, &target, run)?;
-        let rows = clean.values.dims()[0];
         let read = |values: Tensor<D>| {
             host::values(match self.reduction {
-                Some(reduction) => reduce(values, 1, reduction),
-                None => values,
+                Some(reduction) if D == 4 => reduce(values, 1, reduction),
+                _ => values,
             })
         };
-        let (clean, moved) = (read(clean.values)?, read(moved.values)?);
-        let len = clean.len() / rows;
-        Ok(clean
+        let (before, after) = (read(clean.values.clone())?, read(moved.values)?);
+        let len = before.len() / clean.targets.len();
+        let rows = before
             .chunks(len)
-            .zip(moved.chunks(len))
+            .zip(after.chunks(len))
             .map(|(a, b)| Stability::between(a, b))
-            .collect())
+            .collect();
+        Ok(SensitivityOutcome { clean, rows })
     }
 }
 
@@ -151,7 +170,7 @@ mod tests {
                 &Target::Predicted,
                 &Run::new(),
             );
-            rows.unwrap()[1]
+            rows.unwrap().rows[1]
         };
         let (none, small, large) = (at(0.0), at(0.01), at(0.5));
         assert_eq!((none.max_difference, none.correlation), (0.0, 1.0));
@@ -165,14 +184,11 @@ mod tests {
     fn agrees_with_a_closed_form() {
         let cubes = |x: Tensor<2>| x.powi_scalar(3).sum_dim(1);
         let x = Tensor::<2>::from_floats([[1.0, 2.0, -1.5]], &Device::flex());
-        let test = Sensitivity {
-            reduction: None,
-            ..Sensitivity::new()
-        };
-        let got = test
+        let got = Sensitivity::new()
             .run(&Gradient, &cubes, x, &Target::Regression, &Run::new())
-            .unwrap()[0];
-        let noise = crate::noise::standard_normal(0, 0, 3);
+            .unwrap()
+            .rows[0];
+        let noise = crate::noise::standard_normal(0, OWN_SAMPLE, 3);
         let differences: Vec<f64> = [1.0, 2.0, -1.5]
             .iter()
             .zip(noise)

@@ -3,6 +3,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     error::Error,
+    host::widened,
     method::Method,
     methods::Gradient,
     model::Model,
@@ -59,7 +60,7 @@ pub enum Form {
 /// # Ok::<(), saliency_core::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct SmoothGrad<M = Gradient> {
     /// The method that is averaged.
     pub of: M,
@@ -128,6 +129,15 @@ impl<M> SmoothGrad<M> {
     }
 }
 
+impl<M> SmoothGrad<M> {
+    fn validate_samples(&self) -> Result<(), Error> {
+        match self.samples {
+            0 => Err(Error::option("samples", 0, "at least one is needed")),
+            _ => Ok(()),
+        }
+    }
+}
+
 impl<const D: usize, M: Method<D>> Method<D> for SmoothGrad<M> {
     fn recipe(&self) -> Recipe {
         Recipe::SmoothGrad(SmoothGrad {
@@ -140,10 +150,12 @@ impl<const D: usize, M: Method<D>> Method<D> for SmoothGrad<M> {
     }
 
     fn validate(&self) -> Result<(), Error> {
-        if self.samples == 0 {
-            return Err(Error::option("samples", 0, "at least one is needed"));
-        }
+        self.validate_samples()?;
         self.noise.validate()?;
+        if matches!(self.of.recipe(), Recipe::SmoothGrad(_)) {
+            let requirement = "a SmoothGrad of a SmoothGrad would add the same noise twice; use more noise instead";
+            return Err(Error::option("of", self.of.recipe().name(), requirement));
+        }
         self.of.validate()
     }
 
@@ -155,7 +167,8 @@ impl<const D: usize, M: Method<D>> Method<D> for SmoothGrad<M> {
         run: &Run,
     ) -> Result<Tensor<D>, Error> {
         let total = input.dims()[0];
-        if run.checks_mode() {
+        self.validate_samples()?;
+        if run.checks_mode() && goal.reference().is_some() {
             let first = input.clone().narrow(0, 0, 1);
             // Noisy inputs have no plain outputs to compare with, so the mode is checked here.
             self.of
@@ -178,7 +191,7 @@ impl<const D: usize, M: Method<D>> Method<D> for SmoothGrad<M> {
                 let values = self
                     .of
                     .attribute(model, &noisy, &goal.repeat(count), &quiet)?;
-                moments.add(self.form, values, count);
+                moments.add(self.form, widened(values), count);
                 done += count * (end - start);
                 run.report(Stage::Sampling, done, total * self.samples)?;
             }
@@ -334,6 +347,19 @@ mod tests {
         assert!(map.to_vec().unwrap().iter().all(|v| v.abs() < 1e-4));
     }
 
+    /// A gradient of 1e-4 squares to 1e-8, below the smallest f16.
+    #[test]
+    fn squares_do_not_underflow_in_half_precision() {
+        let gentle = |x: Tensor<2>| x.mul_scalar(1e-4).sum_dim(1);
+        let x = Tensor::<2>::from_floats([[0.3, 0.7, 0.1]], &Device::flex());
+        let x = x.cast(burn::tensor::DType::F16);
+        let smooth = SmoothGrad::new().samples(4).form(Form::MeanSquare);
+        let map = smooth.explain(&gentle, x, Target::Regression).unwrap();
+        for value in map.to_vec().unwrap() {
+            assert!((value - 1e-8).abs() < 1e-10, "{value:e}");
+        }
+    }
+
     #[test]
     fn wrong_options_are_named() {
         let net = Net::relu(&Device::flex());
@@ -346,6 +372,15 @@ mod tests {
         assert!(text(SmoothGrad::new().samples(0)).contains("samples = 0"));
         assert!(text(SmoothGrad::new().noise(-1.0)).contains("noise = -1"));
         assert!(text(SmoothGrad::new().noise(f64::NAN)).contains("noise = NaN"));
+        let twice = SmoothGrad::of(SmoothGrad::new()).explain(&net, image(1, 1), 0);
+        assert!(
+            twice
+                .unwrap_err()
+                .to_string()
+                .starts_with("of = smoothgrad")
+        );
+        let unknown = r#"{"method": "smoothgrad", "sample": 20}"#;
+        assert!(serde_json::from_str::<Recipe>(unknown).is_err());
     }
 
     #[test]

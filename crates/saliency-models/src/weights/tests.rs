@@ -388,6 +388,27 @@ fn values_that_are_not_finite_are_refused() {
     );
 }
 
+#[test]
+fn one_bad_value_is_found_wherever_it_is() {
+    let finite = vec![-f32::MAX; 10_000];
+    assert!(all_finite(&TensorData::new(finite.clone(), [10_000])));
+    for at in [0, 4095, 4096, 9_999] {
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut values = finite.clone();
+            values[at] = bad;
+            let wide: Vec<f64> = values.iter().copied().map(f64::from).collect();
+            assert!(
+                !all_finite(&TensorData::new(values, [10_000])),
+                "{bad} at {at}"
+            );
+            assert!(
+                !all_finite(&TensorData::new(wide, [10_000])),
+                "{bad} at {at}"
+            );
+        }
+    }
+}
+
 /// The folder of published weights, which lies outside the project.
 fn published(name: &str) -> Option<PathBuf> {
     let beside = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/data");

@@ -1,0 +1,138 @@
+//! `models`, `methods`, `devices`, `completions`, help, and where output goes.
+
+use std::{fs::OpenOptions, process::Stdio};
+
+use serde_json::Value;
+
+use super::{DEMO, Outcome, Sandbox};
+
+const COMMANDS: [&str; 12] = [
+    "explain",
+    "compare",
+    "stats",
+    "sensitivity",
+    "noise",
+    "models",
+    "methods",
+    "devices",
+    "fetch",
+    "train-demo",
+    "demo",
+    "completions",
+];
+
+/// The listing as JSON, after a check that its table names the same.
+fn listing(command: &str, name: &str) -> Vec<Value> {
+    let sandbox = Sandbox::new();
+    let Value::Array(rows) = sandbox.json(&[command, "--json"]) else {
+        panic!("{command}: not a list");
+    };
+    let table = sandbox.succeeds(&[command]);
+    for row in &rows {
+        let name = row[name].as_str().unwrap();
+        assert!(table.contains(name), "{name} is not in {table}");
+    }
+    rows
+}
+
+#[test]
+fn models_are_listed_with_where_their_weights_are() {
+    let rows = listing("models", "name");
+    let row = |name: &str| rows.iter().find(|row| row["name"] == name).unwrap();
+    assert_eq!(row("resnet50")["parameters"], 25_557_032);
+    assert_eq!(row("resnet50")["weights"], "`saliency fetch resnet50`");
+    assert_eq!(row("cifar_resnet20")["input"], 32);
+    assert_eq!(row("cifar_resnet20")["weights"], "--weights FILE");
+    assert_eq!(row("demo")["weights"], "embedded");
+    assert_eq!(row("demo")["classes"], 12);
+}
+
+#[test]
+fn listed_methods_run() {
+    let sandbox = Sandbox::with_scene();
+    let rows = listing("methods", "name");
+    assert!(rows.len() >= 6);
+    for row in rows {
+        let method = row["name"].as_str().unwrap();
+        let args = ["--save", "none", "--samples", "2", "--method", method];
+        let report = &sandbox.explain(&args)[0];
+        assert_eq!(report["recipe"]["method"], row["recipe"]["method"]);
+        assert_eq!(report["recipe"]["form"], row["recipe"]["form"]);
+    }
+}
+
+#[test]
+fn the_cpu_is_a_device_and_one_device_is_automatic() {
+    let rows = listing("devices", "device");
+    let cpu = rows.iter().find(|row| row["device"] == "cpu").unwrap();
+    assert_eq!(cpu["kind"], "cpu");
+    assert_eq!(rows.iter().filter(|row| row["auto"] == true).count(), 1);
+}
+
+#[test]
+fn completions_know_every_command() {
+    let sandbox = Sandbox::new();
+    for (shell, mark) in [
+        ("bash", "complete -F"),
+        ("zsh", "#compdef saliency"),
+        ("fish", "complete -c saliency"),
+    ] {
+        let script = sandbox.succeeds(&["completions", shell]);
+        assert!(script.contains(mark), "{shell}");
+        for command in COMMANDS {
+            assert!(script.contains(command), "{shell}: {command}");
+        }
+        assert!(script.contains("recipe"), "{shell}");
+    }
+}
+
+#[test]
+fn every_help_has_an_example_that_is_read() {
+    let sandbox = Sandbox::new();
+    let version = sandbox.succeeds(&["--version"]);
+    assert!(version.starts_with("saliency ") && version.contains('.'));
+    let help = sandbox.succeeds(&["--help"]);
+    assert!(help.contains("Examples:"));
+    for command in COMMANDS {
+        assert!(help.contains(command), "{command}");
+        let help = sandbox.succeeds(&[command, "--help"]);
+        assert!(help.contains("Example"), "{command} --help:\n{help}");
+        let example = format!("saliency {command}");
+        let (_, examples) = help.split_once("Example").unwrap();
+        assert!(examples.contains(&example), "{command} --help:\n{help}");
+        assert_eq!(help, sandbox.succeeds(&["help", command]));
+    }
+    let nothing = sandbox.run(&[]);
+    assert_eq!((nothing.code, nothing.stdout.as_str()), (Some(2), ""));
+    assert!(nothing.stderr.contains("Usage: saliency <COMMAND>"));
+}
+
+#[test]
+fn a_closed_pipe_is_no_error() {
+    let sandbox = Sandbox::new();
+    let mut command = sandbox.command(&["methods", "--json"]);
+    let command = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    drop(child.stdout.take());
+    let outcome = Outcome::from(child.wait_with_output().unwrap());
+    assert_eq!((outcome.code, outcome.stderr.as_str()), (Some(0), ""));
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn output_that_cannot_be_written_is_an_error() {
+    let sandbox = Sandbox::with_scene();
+    let explain = [&["explain", "scene.png", "--save", "none"][..], &DEMO].concat();
+    for args in [
+        &explain[..],
+        &["methods", "--json"],
+        &["completions", "zsh"],
+    ] {
+        let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let output = sandbox.command(args).stdout(full).output().unwrap();
+        let outcome = Outcome::from(output);
+        assert_eq!(outcome.code, Some(1), "{args:?}: {outcome:?}");
+        assert_eq!(outcome.error_lines().len(), 1, "{outcome:?}");
+        assert!(outcome.stderr.contains("standard output"), "{outcome:?}");
+    }
+}
