@@ -32,7 +32,7 @@ doc:
 
 # Time and memory beside PyTorch + Captum: target/bench and a table
 bench *args: venv
-    cargo build --release --workspace --bin saliency {{features}}
+    cargo build --release --workspace --bin saliency --example frozen {{features}}
     {{python}} tests/bench/bench.py --saliency target/release/saliency {{args}}
 
 # Regenerate the committed reference values with PyTorch, Captum and matplotlib

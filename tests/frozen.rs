@@ -6,7 +6,7 @@
 use std::cell::RefCell;
 
 use burn::{
-    module::{Module, ModuleVisitor, Param},
+    module::{Module, ModuleMapper, ModuleVisitor, Param},
     tensor::{DType, Device, FloatDType, Gradients, Tensor, TensorData},
 };
 use saliency_core::{Gradient, InputXGradient, Method, Model, Recipe, SmoothGrad, Target};
@@ -85,12 +85,16 @@ fn plain() -> CifarResNet {
     weights::cast(&net, FloatDType::F64)
 }
 
-/// The same network in inference mode, with every weight a leaf of the tape.
+/// The same network in inference mode, with every parameter a leaf of the tape.
 fn tracked(net: &CifarResNet) -> CifarResNet {
+    struct Track;
+    impl ModuleMapper for Track {
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            param.map(|tensor| tensor.autodiff().require_grad())
+        }
+    }
     // `valid` copies the running statistics, which clones share.
-    let copy = net.valid();
-    copy.to_device(&Device::flex().autodiff())
-        .set_require_grad(true)
+    net.valid().map(&mut Track)
 }
 
 fn images() -> Tensor<4> {
@@ -186,6 +190,7 @@ fn tracked_weights_give_the_same_map_and_gradients_nobody_asked_for() {
 fn explaining_leaves_tracked_weights_as_they_were() {
     let net = tracked(&plain());
     let before = survey(&net);
+    assert!(before.iter().any(|(state, _)| *state == Tape::Leaf));
     Gradient.explain(&net, images(), 1).unwrap();
     assert_eq!(survey(&net), before);
 }

@@ -8,7 +8,7 @@ use std::{io::Write, path::Path};
 
 use burn::{
     module::Module,
-    tensor::{Device, DeviceKind, Tensor},
+    tensor::{Device, DeviceType, Tensor},
 };
 use saliency_core::{
     Attribution, BatchSize, Gradient, Method, Recipe, Reduction, Run, SmoothGrad, Target,
@@ -32,15 +32,10 @@ pub fn announce(text: &str) {
 /// A wgpu device: a real GPU where there is one, else a software adapter. Without any, fails
 /// where `SALIENCY_REQUIRE_WGPU` is set and says that the test is skipped elsewhere.
 pub fn wgpu() -> Option<Device> {
-    let kinds = [
-        DeviceKind::DiscreteGpu(0),
-        DeviceKind::IntegratedGpu(0),
-        DeviceKind::VirtualGpu(0),
-        DeviceKind::Cpu,
-    ];
-    let found = kinds
-        .into_iter()
-        .find_map(|kind| Device::wgpu_options().device_kind(kind).init().ok());
+    let is_card = |device: &Device| device.identity().is_some_and(|i| i.physical.is_some());
+    let adapters = Device::enumerate(DeviceType::Wgpu).into_vec();
+    let card = adapters.iter().find(|adapter| is_card(adapter));
+    let found = card.or(adapters.first()).cloned();
     match &found {
         Some(device) => {
             let name = device.identity().map(|identity| identity.name);

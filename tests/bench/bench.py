@@ -124,7 +124,7 @@ def distance(a, b):
 def gradients(example, rounds):
     """One input gradient of a random ResNet50, in batches of 1 and of 8."""
     results = []
-    for batch, repeats in ((1, 8), (8, 4)):
+    for batch, repeats in ((1, 6), (8, 3)):
         print(f"ResNet50 gradient, batch {batch} ...", flush=True)
         commands = {
             "frozen": [example, "frozen", batch, repeats],

@@ -19,12 +19,11 @@ def memory(values):
 def factor(values):
     """Our time over theirs, in words."""
     ratio = values["median"]
-    bounds = f"{values['min']:.2f} to {values['max']:.2f}"
-    word = "faster" if ratio < 1 else "slower"
+    bounds = f"{ratio:.2g} ({values['min']:.2g} to {values['max']:.2g})"
     if values["min"] < 1 < values["max"]:
-        word = "no clear difference"
-        return f"{ratio:.2f} ({bounds}), {word}"
-    return f"{ratio:.2f} ({bounds}), {max(ratio, 1 / ratio):.1f} times {word}"
+        return f"{bounds}, no clear difference"
+    word = "faster" if ratio < 1 else "slower"
+    return f"{bounds}, {max(ratio, 1 / ratio):.2g} times {word}"
 
 
 def table(header, rows):
@@ -51,9 +50,17 @@ def cold(results):
 
 
 def phases(results):
+    """What the peer's time went to, and what is left of it without the import."""
     names = list(results[0]["phases"])
-    rows = [[r["title"], *(f"{1e3 * r['phases'][n]:.0f} ms" for n in names)] for r in results]
-    return table(["inside the PyTorch process", *names], rows)
+    milliseconds = lambda seconds: f"{1e3 * seconds:.0f} ms"
+    rows = []
+    for r in results:
+        rest = sum(seconds for name, seconds in r["phases"].items() if name != "import")
+        whole = r["ours"]["seconds"]["median"]
+        parts = [*r["phases"].values(), rest, whole]
+        rows.append([r["title"], *(milliseconds(p) for p in parts)])
+    header = ["inside the PyTorch process", *names, "all but the import", "saliency, whole process"]
+    return table(header, rows)
 
 
 def gradients(results):

@@ -11,7 +11,7 @@
 use std::{env, error::Error, fs, time::Instant};
 
 use burn::{
-    module::Module,
+    module::{Module, ModuleMapper, Param},
     tensor::{Device, Distribution, Tensor},
 };
 use saliency_core::{BatchSize, Goal, Gradient, Method, ModeCheck, Run, Target};
@@ -28,7 +28,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let plain = ResNetConfig::resnet50().init(&device)?.valid();
     let net = match weights.as_str() {
         "frozen" => plain,
-        "tracked" => tracked(plain, &device),
+        "tracked" => tracked(plain),
         _ => return Err(usage.into()),
     };
 
@@ -54,10 +54,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// In inference mode, but every weight a leaf that asks for its gradient.
-fn tracked(net: ResNet, device: &Device) -> ResNet {
-    net.to_device(&device.clone().autodiff())
-        .set_require_grad(true)
+/// In inference mode, but every parameter is a leaf that asks for its gradient.
+fn tracked(net: ResNet) -> ResNet {
+    struct Track;
+    impl ModuleMapper for Track {
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            param.map(|tensor| tensor.autodiff().require_grad())
+        }
+    }
+    net.map(&mut Track)
 }
 
 /// `VmHWM` of this process in bytes.

@@ -82,7 +82,7 @@ mod tests {
         methods::testing::{Net, assert_close, assert_splits_agree, image, relative_error},
     };
     use burn::{
-        module::Module,
+        module::{Module, ModuleMapper, Param},
         tensor::{DType, Device},
     };
 
@@ -232,10 +232,16 @@ mod tests {
 
     #[test]
     fn tracked_weights_do_not_change_the_map() {
-        let device = Device::flex();
-        let net = Net::relu(&device);
+        struct Track;
+        impl ModuleMapper for Track {
+            fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+                param.map(|t| t.autodiff().require_grad())
+            }
+        }
+        let net = Net::relu(&Device::flex());
         let plain = Gradient.explain(&net, image(1, 1), 0).unwrap().values;
-        let tracked = net.to_device(&device.autodiff()).freeze();
+        let tracked = net.map(&mut Track);
+        assert!(tracked.forward(image(1, 1)).is_tracked());
         let map = Gradient.explain(&tracked, image(1, 1), 0).unwrap().values;
         assert!(relative_error(map, plain) < 1e-6);
     }

@@ -67,7 +67,7 @@ fn draw(shape: Shape, rng: &mut ChaCha8Rng) -> Scene {
         distractor(&mut canvas, rng);
     }
 
-    let radius = SIZE as f32 * rng.random_range(0.17..0.30);
+    let radius = SIZE as f32 * rng.random_range(0.20..0.32);
     let centre = |rng: &mut ChaCha8Rng| rng.random_range(radius * 0.9..SIZE as f32 - radius * 0.9);
     let (x, y) = (centre(rng), centre(rng));
     let angle = rng.random_range(0.0..std::f32::consts::TAU);

@@ -72,7 +72,7 @@ impl Texture {
 
     /// A texture whose main colour stands out from `ground`.
     pub(super) fn contrasting(ground: Colour, radius: f32, rng: &mut ChaCha8Rng) -> Self {
-        let colour = ground.away(0.8, rng);
+        let colour = ground.away(1.0, rng);
         let period = radius * rng.random_range(0.25..0.6);
         match Texture::random(colour, period, rng) {
             Texture::Solid(colour) => Texture::Solid(colour),
