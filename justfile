@@ -4,6 +4,9 @@
 features := "--features saliency-cli/ndarray"
 python := ".venv/bin/python"
 
+# Mesa complains on machines without a desktop session when it is not set.
+export XDG_RUNTIME_DIR := env("XDG_RUNTIME_DIR", "/tmp")
+
 # cargo-fuzz asks for nightly; without a sanitizer, stable does.
 fuzz := "RUSTC_BOOTSTRAP=1 cargo fuzz run --fuzz-dir fuzz"
 seeds := "crates/saliency-models/tests-data"

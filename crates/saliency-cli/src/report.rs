@@ -141,7 +141,7 @@ mod tests {
 
     #[test]
     fn numbers_keep_four_digits() {
-        let shown = [0.0, 1.0, 12.3456, 1234.56, 0.012345, 1.5e-7, -2.5].map(number);
+        let shown = [0.0, 1.0, 12.3456, 1234.56, 0.012344, 1.5e-7, -2.5].map(number);
         assert_eq!(
             shown,
             [

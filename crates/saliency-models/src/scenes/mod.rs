@@ -139,8 +139,8 @@ mod tests {
                 for (pixel, &on) in scene.image.pixels().zip(&scene.mask) {
                     if on == inside {
                         n += 1.0;
-                        for c in 0..3 {
-                            sum[c] += pixel.0[c] as f32;
+                        for (sum, value) in sum.iter_mut().zip(pixel.0) {
+                            *sum += value as f32;
                         }
                     }
                 }

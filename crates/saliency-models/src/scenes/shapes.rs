@@ -130,7 +130,7 @@ impl Shape {
                 [0.08, -0.28],
             ]],
             Shape::Drop => vec![curve(40, |t| {
-                [0.72 * t.sin() * (t / 2.0).sin().powf(1.2), -1.0 * t.cos()]
+                [0.72 * t.sin() * (t / 2.0).sin().powf(1.2), -t.cos()]
             })],
         }
     }
