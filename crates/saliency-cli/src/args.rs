@@ -96,7 +96,7 @@ pub struct ModelArgs {
     /// How pictures are brought to the network's input
     #[arg(long, value_enum, default_value_t)]
     pub preprocess: PreprocessChoice,
-    /// auto, cpu, ndarray, wgpu[:n] or cuda[:n] (see `saliency devices`)
+    /// auto, cpu, ndarray, wgpu, wgpu:N, cuda or cuda:N (see `saliency devices`)
     #[arg(long, default_value = "auto")]
     pub device: String,
     /// Rows per batch; else as many as fit in 2 GiB
@@ -311,7 +311,7 @@ pub struct TrainDemo {
     /// Write the weights even if the accuracy is below 97 %
     #[arg(long)]
     pub keep: bool,
-    /// auto, cpu, ndarray, wgpu[:n] or cuda[:n]
+    /// auto, cpu, ndarray, wgpu, wgpu:N, cuda or cuda:N
     #[arg(long, default_value = "auto")]
     pub device: String,
 }
@@ -324,7 +324,7 @@ pub struct Demo {
     /// Scenes to measure the methods on (pictures are drawn of the first twelve)
     #[arg(long, default_value_t = 36, value_parser = clap::value_parser!(u32).range(1..=2000))]
     pub scenes: u32,
-    /// auto, cpu, ndarray, wgpu[:n] or cuda[:n]
+    /// auto, cpu, ndarray, wgpu, wgpu:N, cuda or cuda:N
     #[arg(long, default_value = "auto")]
     pub device: String,
 }

@@ -36,7 +36,7 @@ pub fn open(name: &str) -> Result<Device, Error> {
         ("wgpu", index) => wgpu(name, index),
         ("cuda", index) => cuda(name, index.unwrap_or(0)),
         _ => Err(Error::Usage(format!(
-            "there is no device {name:?}; choose auto, cpu, ndarray, wgpu[:n] or cuda[:n]"
+            "there is no device {name:?}; choose auto, cpu, ndarray, wgpu, wgpu:N, cuda or cuda:N"
         ))),
     }
 }
