@@ -4,13 +4,13 @@ use saliency_core::{
     Recipe, Reduction,
     analysis::{Classes, compare_classes, correlations},
 };
-use saliency_viz::{Style, comparison, save_png};
+use saliency_viz::{Style, comparison};
 use serde::Serialize;
 
 use crate::{
     args::{Compare, Format},
     error::Error,
-    files,
+    files::{self, Results},
     inputs::{self, Input},
     model::{self, Loaded},
     progress,
@@ -53,8 +53,8 @@ pub fn run(args: &Compare) -> Result<(), Error> {
         })
         .collect();
 
-    let stem = format!("{}-{}", input.name, recipe.name().replace(' ', "-"));
-    let mut written = Vec::new();
+    let stem = format!("{}-{}", input.name, files::slug(&recipe.name()));
+    let mut results = Results::new(&args.output.out, &stem);
     if args.output.save.contains(&Format::Png) {
         let items = labels
             .iter()
@@ -62,12 +62,8 @@ pub fn run(args: &Compare) -> Result<(), Error> {
             .map(|(label, map)| Ok((label.caption(), report::grid(map)?)))
             .collect::<Result<Vec<_>, Error>>()?;
         let title = format!("{} by class", recipe.name());
-        let path = args.output.out.join(format!("{stem}-classes.png"));
-        save_png(
-            &comparison(&view, &items, &title, &Style::default())?,
-            &path,
-        )?;
-        written.push(path);
+        let picture = comparison(&view, &items, &title, &Style::default())?;
+        results.png("-classes.png", &picture)?;
     }
     let mut result = Report {
         image: input.path,
@@ -78,7 +74,7 @@ pub fn run(args: &Compare) -> Result<(), Error> {
         correlations: matrix,
         scores: found.attribution.scores,
         classes: labels,
-        files: written,
+        files: results.files,
     };
     if args.output.save.contains(&Format::Json) {
         let path = args.output.out.join(format!("{stem}-classes.json"));

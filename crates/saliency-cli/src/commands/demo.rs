@@ -3,7 +3,6 @@ use std::{
     time::Instant,
 };
 
-use burn::tensor::Tensor;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use saliency_core::{
     Attribution, Map, Method, Recipe, Reduction, Target,
@@ -68,6 +67,7 @@ pub fn run(args: &Demo) -> Result<(), Error> {
     let target = Target::PerRow(scenes.iter().map(|s| s.shape.class()).collect());
 
     let mut drawn = Vec::new();
+    let mut right = 0.0;
     let mut scores = Vec::new();
     for recipe in model::demo_methods(SAMPLES) {
         let name = recipe.name();
@@ -79,17 +79,17 @@ pub fn run(args: &Demo) -> Result<(), Error> {
         let seconds = started.elapsed().as_secs_f64() / scenes.len() as f64;
         if drawn.is_empty() {
             drawn = begin(&scenes, &loaded, &attribution, &args.out)?;
+            right = accuracy(&attribution, &scenes)?;
         }
         for (row, entry) in drawn.iter_mut().enumerate() {
             draw(entry, &attribution, row, &maps[row], &args.out)?;
         }
         scores.push(score(&recipe, &maps, &scenes, seconds)?);
     }
-    let accuracy = accuracy(&loaded, input, &scenes)?;
     let page = args.out.join("index.html");
     files::write(
         &page,
-        html(&scores, &drawn, accuracy, &loaded)
+        html(&scores, &drawn, right, &loaded)
             .into_string()
             .as_bytes(),
     )?;
@@ -100,7 +100,7 @@ pub fn run(args: &Demo) -> Result<(), Error> {
     report::print(&table(&scores))?;
     report::print(&format!(
         "predicted {} of {} unseen scenes right, on {}\nopen {}",
-        report::percent(accuracy),
+        report::percent(right),
         scenes.len(),
         device::describe(&loaded.device),
         absolute(&page).display()
@@ -127,9 +127,10 @@ fn score(recipe: &Recipe, maps: &[Map], scenes: &[Scene], seconds: f64) -> Resul
     })
 }
 
-fn accuracy(loaded: &Loaded, input: Tensor<4>, scenes: &[Scene]) -> Result<f64, Error> {
-    let outputs = loaded.run().forward(loaded.model(), &input)?;
-    let predicted: Vec<i64> = outputs
+fn accuracy(attribution: &Attribution<4>, scenes: &[Scene]) -> Result<f64, Error> {
+    let predicted: Vec<i64> = attribution
+        .outputs
+        .clone()
         .argmax(1)
         .try_into_vec_as()
         .map_err(Error::reading)?;
@@ -184,7 +185,7 @@ fn draw(
     out: &Path,
 ) -> Result<(), Error> {
     let name = attribution.recipe.name();
-    let file = name.replace(' ', "-");
+    let file = files::slug(&name);
     let path = |suffix: &str| format!("{}/{file}{suffix}.png", entry.folder);
     let (thumbnail, whole) = (path("-map"), path(""));
     let style = Style::default();

@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 
 use saliency_core::{SmoothGrad, analysis::noise_study};
-use saliency_viz::{Cell, Style, gallery, save_png};
+use saliency_viz::{Cell, Style, gallery};
 use serde::Serialize;
 
 use crate::{
@@ -9,7 +9,7 @@ use crate::{
     commands::compare::one,
     device,
     error::Error,
-    files,
+    files::{self, Results},
     model::Loaded,
     progress,
     report::{self, ClassReport},
@@ -83,13 +83,11 @@ pub fn run(args: &Noise) -> Result<(), Error> {
             ));
             items.push((format!("SmoothGrad, {name}"), report::grid(&level.smooth)?));
         }
-        let path = args.output.out.join(format!("{}-noise.png", input.name));
         let title = format!("Noise: single gradients and averages of {}", args.samples);
-        save_png(
-            &gallery(&view, &items, &title, Cell::Heatmap, &Style::default())?,
-            &path,
-        )?;
-        result.files.push(path);
+        let picture = gallery(&view, &items, &title, Cell::Heatmap, &Style::default())?;
+        let mut results = Results::new(&args.output.out, &input.name);
+        results.png("-noise.png", &picture)?;
+        result.files = results.files;
     }
     if args.output.save.contains(&Format::Json) {
         let path = args.output.out.join(format!("{}-noise.json", input.name));

@@ -93,13 +93,13 @@ pub fn noise_study(
             let moved = noisy(&input.clone().inner(), scale, smooth.seed, 0..1);
             let noisy = Gradient.explain_with(model, moved, &target, run)?;
             let noisy = noisy.maps(reduction)?.remove(0);
-            let smooth_map = |samples: usize, seed: u64| {
-                let method = smooth.samples(samples).noise(level).seed(seed);
+            let smooth_map = |seed: u64| {
+                let method = smooth.noise(level).seed(seed);
                 let attribution = method.explain_with(model, input.clone(), &target, run)?;
                 Ok::<Map, Error>(attribution.maps(reduction)?.remove(0))
             };
-            let other = smooth_map(smooth.samples, smooth.seed.wrapping_add(1))?;
-            let smooth = smooth_map(smooth.samples, smooth.seed)?;
+            let other = smooth_map(smooth.seed.wrapping_add(1))?;
+            let smooth = smooth_map(smooth.seed)?;
             Ok(NoiseLevel {
                 level,
                 noisy_correlation: pearson(noisy.values(), clean.values()),
