@@ -1,4 +1,5 @@
 use burn::tensor::Tensor;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     error::Error,
@@ -13,7 +14,8 @@ use crate::{
 /// no normalisation, unless the method's own definition has one).
 #[derive(Clone, Debug)]
 pub struct Attribution<const D: usize> {
-    /// Attributions, shaped like the input.
+    /// Attributions, shaped like the input; those of methods that make one map of all
+    /// channels, such as Grad-CAM, have one channel.
     pub values: Tensor<D>,
     /// What was explained, for each row.
     pub targets: Vec<ResolvedTarget>,
@@ -23,6 +25,66 @@ pub struct Attribution<const D: usize> {
     pub outputs: Tensor<2>,
     /// The method that made it, with all its options.
     pub recipe: Recipe,
+    /// What the method knows of its own accuracy.
+    pub evidence: Evidence<D>,
+    /// What it cost, without the one pass for the scores.
+    pub evaluations: Evaluations,
+}
+
+/// Rows that went through the model.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Evaluations {
+    /// Rows through a plain forward pass.
+    pub forward: usize,
+    /// Rows through a forward and a backward pass.
+    pub gradient: usize,
+}
+
+/// What a method knows of its own accuracy; what does not apply to it is `None`.
+#[derive(Clone, Debug, Default)]
+pub struct Evidence<const D: usize> {
+    /// For complete methods, the convergence delta of each row: the sum of the values minus
+    /// what they should add up to (the score minus the score at the baseline).
+    pub delta: Option<Vec<f64>>,
+    /// For sampled methods, the standard error of each value.
+    pub standard_error: Option<Tensor<D>>,
+    /// How many samples or steps were taken.
+    pub samples: Option<usize>,
+    /// Whether the tolerance that was asked for was met.
+    pub converged: Option<bool>,
+}
+
+impl<const D: usize> Evidence<D> {
+    fn row(&self, row: usize) -> Self {
+        Evidence {
+            delta: self.delta.as_ref().map(|delta| vec![delta[row]]),
+            standard_error: self
+                .standard_error
+                .as_ref()
+                .map(|error| error.clone().narrow(0, row, 1)),
+            samples: self.samples,
+            converged: self.converged,
+        }
+    }
+}
+
+/// What [`Method::attribute`](crate::Method::attribute) returns: values, and what it knows
+/// of their accuracy. A plain tensor becomes one without evidence by `into()`.
+#[derive(Clone, Debug)]
+pub struct Outcome<const D: usize> {
+    /// Attributions, shaped like the input; maps over positions have one channel.
+    pub values: Tensor<D>,
+    /// What the method knows of their accuracy.
+    pub evidence: Evidence<D>,
+}
+
+impl<const D: usize> From<Tensor<D>> for Outcome<D> {
+    fn from(values: Tensor<D>) -> Self {
+        Outcome {
+            values,
+            evidence: Evidence::default(),
+        }
+    }
 }
 
 impl<const D: usize> Attribution<D> {
@@ -52,6 +114,8 @@ impl<const D: usize> Attribution<D> {
             scores: vec![self.scores[row]],
             outputs: self.outputs.clone().narrow(0, row, 1),
             recipe: self.recipe.clone(),
+            evidence: self.evidence.row(row),
+            evaluations: self.evaluations,
         })
     }
 

@@ -113,6 +113,36 @@ pub enum Error {
         /// The names there are.
         known: String,
     },
+    /// A method has no option of this name.
+    #[error("{method} has no option {option:?}; it has {known}")]
+    UnknownOption {
+        /// The method.
+        method: String,
+        /// The option asked for.
+        option: String,
+        /// The options there are.
+        known: String,
+    },
+    /// A recipe that is not one: an option of the wrong kind, unknown fields, ...
+    #[error("wrong recipe: {message}")]
+    Recipe {
+        /// What is wrong with it.
+        message: String,
+    },
+    /// A method that looks inside the model was given one without an inside.
+    #[error(
+        "{method} needs the layers of the model, which a closure does not have: trace the module with Graph::trace, or use a method that needs scores or gradients only"
+    )]
+    NeedsGraph {
+        /// The method.
+        method: String,
+    },
+    /// The device has no memory left.
+    #[error("out of memory: {message}; use a smaller batch size, or the CPU")]
+    OutOfMemory {
+        /// First line of the backend's message.
+        message: String,
+    },
     /// The progress callback asked to stop.
     #[error("cancelled while {stage}")]
     Cancelled {
@@ -153,8 +183,10 @@ impl Error {
     }
 
     pub(crate) fn device(error: impl ToString) -> Self {
-        Error::Device {
-            message: first_line(&error.to_string()),
+        let message = first_line(&error.to_string());
+        match crate::run::is_out_of_memory(&message) {
+            true => Error::OutOfMemory { message },
+            false => Error::Device { message },
         }
     }
 }

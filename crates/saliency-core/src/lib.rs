@@ -35,6 +35,8 @@
 
 pub mod analysis;
 mod attribution;
+mod baseline;
+mod blur;
 mod error;
 mod host;
 mod map;
@@ -48,14 +50,15 @@ mod run;
 mod statistics;
 mod target;
 
-pub use attribution::Attribution;
+pub use attribution::{Attribution, Evaluations, Evidence, Outcome};
+pub use baseline::Baseline;
 pub use error::Error;
 pub use map::{Map, normalise, pearson};
 pub use method::Method;
 pub use methods::{Form, Gradient, InputXGradient, SmoothGrad};
 pub use model::{Model, Probabilities};
 pub use noise::NoiseScale;
-pub use recipe::{MethodInfo, Recipe};
+pub use recipe::{Family, MethodInfo, Needs, Recipe};
 pub use reduce::{Reduction, reduce, signed_pair};
 pub use run::{BatchSize, ModeCheck, Progress, ProgressFn, Run, Stage};
 pub use statistics::{Reading, Statistics};

@@ -1,12 +1,12 @@
 use burn::tensor::{DType, Tensor};
 
 use crate::{
-    attribution::Attribution,
+    attribution::{Attribution, Outcome},
     error::Error,
     host::{self, check_finite},
     model::Model,
     recipe::Recipe,
-    run::Run,
+    run::{Counter, Run},
     target::{Goal, Target},
 };
 
@@ -18,7 +18,7 @@ use crate::{
 ///
 /// ```
 /// use burn::tensor::{Device, Tensor};
-/// use saliency_core::{Error, Goal, Gradient, Method, Model, Recipe, Run, SmoothGrad, Target};
+/// use saliency_core::{Error, Goal, Gradient, Method, Model, Outcome, Recipe, Run, SmoothGrad, Target};
 ///
 /// /// The sign of the gradient.
 /// struct Direction;
@@ -34,8 +34,8 @@ use crate::{
 ///         input: &Tensor<D>,
 ///         goal: &Goal,
 ///         run: &Run,
-///     ) -> Result<Tensor<D>, Error> {
-///         Ok(Gradient.attribute(model, input, goal, run)?.sign())
+///     ) -> Result<Outcome<D>, Error> {
+///         Ok(Gradient.attribute(model, input, goal, run)?.values.sign().into())
 ///     }
 /// }
 ///
@@ -84,7 +84,7 @@ pub trait Method<const D: usize> {
         input: &Tensor<D>,
         goal: &Goal,
         run: &Run,
-    ) -> Result<Tensor<D>, Error>;
+    ) -> Result<Outcome<D>, Error>;
 
     /// Explains `target` at `input` with the default [`Run`].
     ///
@@ -137,14 +137,17 @@ pub trait Method<const D: usize> {
     ) -> Result<Attribution<D>, Error> {
         let scores = goal.scores(outputs.clone())?;
         check_finite("the score", &scores)?;
-        let values = self.attribute(model, input, goal, run)?;
-        check_finite("the attribution", &values)?;
+        let counter = Counter::default();
+        let found = self.attribute(model, input, goal, &run.counting(&counter))?;
+        check_finite("the attribution", &found.values)?;
         Ok(Attribution {
-            values,
+            values: found.values,
             targets: goal.targets(),
             scores: scores.try_into_vec_as::<f64>().map_err(Error::device)?,
             outputs,
             recipe: self.recipe(),
+            evidence: found.evidence,
+            evaluations: counter.total(),
         })
     }
 }
@@ -164,7 +167,7 @@ impl<const D: usize, M: Method<D> + ?Sized> Method<D> for Box<M> {
         input: &Tensor<D>,
         goal: &Goal,
         run: &Run,
-    ) -> Result<Tensor<D>, Error> {
+    ) -> Result<Outcome<D>, Error> {
         (**self).attribute(model, input, goal, run)
     }
 }

@@ -1,4 +1,5 @@
 use std::{
+    cell::Cell,
     fmt,
     ops::{ControlFlow, Range},
     panic::{AssertUnwindSafe, catch_unwind},
@@ -7,9 +8,26 @@ use std::{
 use burn::tensor::Tensor;
 
 use crate::{
+    attribution::Evaluations,
     error::{Error, first_line},
     model::Model,
 };
+
+/// Counts the rows that go through the model.
+#[derive(Debug, Default)]
+pub(crate) struct Counter {
+    forward: Cell<usize>,
+    gradient: Cell<usize>,
+}
+
+impl Counter {
+    pub(crate) fn total(&self) -> Evaluations {
+        Evaluations {
+            forward: self.forward.get(),
+            gradient: self.gradient.get(),
+        }
+    }
+}
 
 /// What is being done, for progress and for [`Error::Cancelled`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,6 +140,7 @@ pub struct Run<'a> {
     batch_size: BatchSize,
     mode_check: ModeCheck,
     progress: Option<ProgressFn<'a>>,
+    counter: Option<&'a Counter>,
 }
 
 impl fmt::Debug for Run<'_> {
@@ -172,15 +191,66 @@ impl<'a> Run<'a> {
         self.mode_check == ModeCheck::Check
     }
 
-    pub(crate) fn without_progress(self) -> Run<'static> {
+    pub(crate) fn without_progress(self) -> Run<'a> {
         Run {
-            batch_size: self.batch_size,
-            mode_check: self.mode_check,
             progress: None,
+            ..self
         }
     }
 
-    pub(crate) fn report(&self, stage: Stage, done: usize, total: usize) -> Result<(), Error> {
+    pub(crate) fn counting<'b>(&self, counter: &'b Counter) -> Run<'b>
+    where
+        'a: 'b,
+    {
+        Run {
+            counter: Some(counter),
+            ..*self
+        }
+    }
+
+    /// Adds to the evaluations of the attribution. For methods that run a graph by themselves;
+    /// [`call`](Run::call) counts by itself.
+    pub fn count(&self, evaluations: Evaluations) {
+        if let Some(counter) = self.counter {
+            counter
+                .forward
+                .set(counter.forward.get() + evaluations.forward);
+            counter
+                .gradient
+                .set(counter.gradient.get() + evaluations.gradient);
+        }
+    }
+
+    /// One pass through the model, as it is: no batches. Panics of the model become errors,
+    /// the output's shape is checked, and the rows are counted (as gradient evaluations where
+    /// `input` is on the tape).
+    ///
+    /// # Errors
+    /// [`Error::ModelOutput`], [`Error::ModelPanicked`], [`Error::OutOfMemory`].
+    pub fn call<const D: usize>(
+        &self,
+        model: &dyn Model<D>,
+        input: Tensor<D>,
+    ) -> Result<Tensor<2>, Error> {
+        let rows = input.dims()[0];
+        self.count(match input.is_tracked() {
+            true => Evaluations {
+                gradient: rows,
+                forward: 0,
+            },
+            false => Evaluations {
+                forward: rows,
+                gradient: 0,
+            },
+        });
+        forward(model, input)
+    }
+
+    /// Tells the progress callback; fails with [`Error::Cancelled`] where it says so.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`].
+    pub fn report(&self, stage: Stage, done: usize, total: usize) -> Result<(), Error> {
         match self.progress.map(|f| f(Progress { stage, done, total })) {
             Some(ControlFlow::Break(())) => Err(Error::Cancelled { stage }),
             _ => Ok(()),
@@ -193,18 +263,44 @@ impl<'a> Run<'a> {
         self.batch_size.rows(elements, input.dtype().size())
     }
 
-    /// Runs `work` over `0..total` in batches, reporting progress after each.
-    pub(crate) fn batches(
+    /// Runs `work` over `0..total` in batches, reporting progress after each. A batch that
+    /// the device has no memory for is done again in halves, and so are those after it:
+    /// `work` must have no lasting effect where it fails.
+    ///
+    /// ```
+    /// use saliency_core::{Error, Run, Stage};
+    /// let mut done = Vec::new();
+    /// Run::new().batches(Stage::Sampling, 10, 8, |range| {
+    ///     if range.len() > 3 {
+    ///         return Err(Error::OutOfMemory { message: "too large".into() });
+    ///     }
+    ///     done.push(range);
+    ///     Ok(())
+    /// })?;
+    /// assert_eq!(done, [0..2, 2..4, 4..6, 6..8, 8..10]);
+    /// # Ok::<(), Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Those of `work`; [`Error::Cancelled`].
+    pub fn batches(
         &self,
         stage: Stage,
         total: usize,
         batch: usize,
         mut work: impl FnMut(Range<usize>) -> Result<(), Error>,
     ) -> Result<(), Error> {
+        let mut batch = batch.max(1);
         let mut start = 0;
         while start < total {
             let end = (start + batch).min(total);
-            work(start..end)?;
+            match work(start..end) {
+                Err(Error::OutOfMemory { .. }) if end - start > 1 => {
+                    batch = (end - start) / 2;
+                    continue;
+                }
+                other => other?,
+            }
             self.report(stage, end, total)?;
             start = end;
         }
@@ -239,7 +335,7 @@ impl<'a> Run<'a> {
         let mut outputs = Vec::new();
         self.batches(Stage::Scoring, total, self.rows(input), |range| {
             let batch = input.clone().narrow(0, range.start, range.len());
-            outputs.push(forward(model, batch)?.inner());
+            outputs.push(self.call(model, batch)?.inner());
             Ok(())
         })?;
         Ok(join(outputs))
@@ -270,11 +366,32 @@ pub(crate) fn guarded<T>(shape: &[usize], work: impl FnOnce() -> T) -> Result<T,
             .map(String::as_str)
             .or_else(|| payload.downcast_ref::<&str>().copied())
             .unwrap_or("it panicked without a message");
+        if is_out_of_memory(message) {
+            return Error::OutOfMemory {
+                message: first_line(message),
+            };
+        }
         Error::ModelPanicked {
             shape: shape.to_vec(),
             message: first_line(message),
         }
     })
+}
+
+/// What allocators of wgpu, CUDA and the host say when there is no memory left.
+pub(crate) fn is_out_of_memory(message: &str) -> bool {
+    let message = message.to_lowercase();
+    [
+        "out of memory",
+        "outofmemory",
+        "out_of_memory",
+        "memory allocation",
+        "buffertoobig",
+        "buffer too big",
+        "not enough memory",
+    ]
+    .iter()
+    .any(|sign| message.contains(sign))
 }
 
 pub(crate) fn join<const D: usize>(mut parts: Vec<Tensor<D>>) -> Tensor<D> {

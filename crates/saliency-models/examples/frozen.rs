@@ -45,7 +45,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         );
         let goal = Goal::resolve(&Target::Class(0), &Tensor::zeros([batch, 1000], &device))?;
         let start = Instant::now();
-        let values = Gradient.attribute(&net, &x, &goal, &run)?;
+        let values = Gradient.attribute(&net, &x, &goal, &run)?.values;
         values.into_data();
         seconds.push(start.elapsed().as_secs_f64());
     }

@@ -2,11 +2,12 @@ use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    attribution::Outcome,
     error::Error,
     method::{Method, check_mode},
     model::Model,
-    recipe::Recipe,
-    run::{Run, Stage, forward, guarded, join},
+    recipe::{Recipe, Registered},
+    run::{Run, Stage, guarded, join},
     target::Goal,
 };
 
@@ -28,6 +29,8 @@ use crate::{
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Gradient;
 
+impl Registered for Gradient {}
+
 impl<const D: usize> Method<D> for Gradient {
     fn recipe(&self) -> Recipe {
         Recipe::Gradient(*self)
@@ -39,7 +42,7 @@ impl<const D: usize> Method<D> for Gradient {
         input: &Tensor<D>,
         goal: &Goal,
         run: &Run,
-    ) -> Result<Tensor<D>, Error> {
+    ) -> Result<Outcome<D>, Error> {
         let mut parts = Vec::new();
         let total = input.dims()[0];
         run.batches(Stage::Attributing, total, run.rows(input), |range| {
@@ -48,30 +51,43 @@ impl<const D: usize> Method<D> for Gradient {
             parts.push(input_gradient(model, batch, &goal, run)?);
             Ok(())
         })?;
-        Ok(join(parts))
+        Ok(join(parts).into())
     }
 }
 
-/// d score / d x of one batch. Only `x` is lifted onto the tape; the weights stay constants.
-fn input_gradient<const D: usize>(
+/// d score / d x of one batch, as it is. Only `x` is lifted onto the tape; the weights stay constants.
+pub(crate) fn input_gradient<const D: usize>(
     model: &dyn Model<D>,
     x: Tensor<D>,
     goal: &Goal,
     run: &Run,
 ) -> Result<Tensor<D>, Error> {
+    Ok(score_and_gradient(model, x, goal, run)?.1)
+}
+
+/// f(x) `[rows]` and d f / d x of one batch, as it is.
+pub(crate) fn score_and_gradient<const D: usize>(
+    model: &dyn Model<D>,
+    x: Tensor<D>,
+    goal: &Goal,
+    run: &Run,
+) -> Result<(Tensor<1>, Tensor<D>), Error> {
     let shape = x.dims();
     let x = x.autodiff().require_grad();
-    let outputs = forward(model, x.clone())?;
+    let outputs = run.call(model, x.clone())?;
     if let Some(plain) = goal.reference().filter(|_| run.checks_mode()) {
         check_mode(&outputs, plain)?;
     }
-    let score = goal.scores(outputs)?.sum();
-    if !score.is_tracked() {
+    let scores = goal.scores(outputs)?;
+    if !scores.is_tracked() {
         return Err(Error::NotDifferentiable);
     }
-    let mut gradients = guarded(&shape, || score.backward())?;
-    x.grad_remove(&mut gradients)
-        .ok_or(Error::NotDifferentiable)
+    let plain = scores.clone().inner();
+    let mut gradients = guarded(&shape, || scores.sum().backward())?;
+    let gradient = x
+        .grad_remove(&mut gradients)
+        .ok_or(Error::NotDifferentiable)?;
+    Ok((plain, gradient))
 }
 
 #[cfg(test)]

@@ -2,7 +2,13 @@ use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    error::Error, method::Method, methods::Gradient, model::Model, recipe::Recipe, run::Run,
+    attribution::Outcome,
+    error::Error,
+    method::Method,
+    methods::Gradient,
+    model::Model,
+    recipe::{Recipe, Registered},
+    run::Run,
     target::Goal,
 };
 
@@ -24,6 +30,8 @@ use crate::{
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InputXGradient;
 
+impl Registered for InputXGradient {}
+
 impl<const D: usize> Method<D> for InputXGradient {
     fn recipe(&self) -> Recipe {
         Recipe::InputXGradient(*self)
@@ -35,8 +43,9 @@ impl<const D: usize> Method<D> for InputXGradient {
         input: &Tensor<D>,
         goal: &Goal,
         run: &Run,
-    ) -> Result<Tensor<D>, Error> {
-        Ok(Gradient.attribute(model, input, goal, run)? * input.clone())
+    ) -> Result<Outcome<D>, Error> {
+        let gradient = Gradient.attribute(model, input, goal, run)?.values;
+        Ok((gradient * input.clone()).into())
     }
 }
 

@@ -2,13 +2,14 @@ use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    attribution::Outcome,
     error::Error,
     host::widened,
     method::Method,
     methods::Gradient,
     model::Model,
     noise::{NoiseScale, noisy},
-    recipe::Recipe,
+    recipe::{Recipe, Registered},
     run::{Run, Stage, join},
     target::Goal,
 };
@@ -138,6 +139,12 @@ impl<M> SmoothGrad<M> {
     }
 }
 
+impl<M: Registered> Registered for SmoothGrad<M> {
+    fn is_non_negative(&self) -> bool {
+        self.form != Form::Mean || self.of.is_non_negative()
+    }
+}
+
 impl<const D: usize, M: Method<D>> Method<D> for SmoothGrad<M> {
     fn recipe(&self) -> Recipe {
         Recipe::SmoothGrad(SmoothGrad {
@@ -165,7 +172,7 @@ impl<const D: usize, M: Method<D>> Method<D> for SmoothGrad<M> {
         input: &Tensor<D>,
         goal: &Goal,
         run: &Run,
-    ) -> Result<Tensor<D>, Error> {
+    ) -> Result<Outcome<D>, Error> {
         let total = input.dims()[0];
         self.validate_samples()?;
         if run.checks_mode() && goal.reference().is_some() {
@@ -190,14 +197,15 @@ impl<const D: usize, M: Method<D>> Method<D> for SmoothGrad<M> {
                 let quiet = run.without_progress();
                 let values = self
                     .of
-                    .attribute(model, &noisy, &goal.repeat(count), &quiet)?;
+                    .attribute(model, &noisy, &goal.repeat(count), &quiet)?
+                    .values;
                 moments.add(self.form, widened(values), count);
                 done += count * (end - start);
                 run.report(Stage::Sampling, done, total * self.samples)?;
             }
             parts.push(moments.finish(self.form, self.samples));
         }
-        Ok(join(parts))
+        Ok(join(parts).into())
     }
 }
 
