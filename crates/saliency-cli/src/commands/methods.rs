@@ -1,6 +1,5 @@
 use saliency_core::{Family, Needs, Recipe};
 use serde::Serialize;
-use serde_json::Value;
 
 use crate::{args::Methods, error::Error, report};
 
@@ -35,8 +34,8 @@ pub fn run(args: &Methods) -> Result<(), Error> {
     let cells = rows.iter().map(|r| {
         vec![
             r.name.into(),
-            text(&r.family),
-            text(&r.needs),
+            report::label(r.family),
+            report::label(r.needs),
             r.summary.into(),
         ]
     });
@@ -60,12 +59,4 @@ fn one(recipe: &Recipe, json: bool) -> Result<(), Error> {
         .into_iter()
         .map(|(name, value)| vec![name, value.to_string()]);
     report::print(&report::table(&["option", "default"], cells))
-}
-
-/// The name serde gives a unit variant.
-fn text(value: &impl Serialize) -> String {
-    match serde_json::to_value(value) {
-        Ok(Value::String(name)) => name,
-        _ => String::new(),
-    }
 }
