@@ -45,6 +45,7 @@ mod method;
 mod methods;
 mod model;
 pub mod noise;
+mod plan;
 mod recipe;
 mod reduce;
 mod run;
