@@ -47,6 +47,8 @@ pub mod noise;
 mod recipe;
 mod reduce;
 mod run;
+mod sampling;
+mod segment;
 mod statistics;
 mod target;
 
@@ -55,11 +57,15 @@ pub use baseline::Baseline;
 pub use error::Error;
 pub use map::{Map, normalise, pearson};
 pub use method::Method;
-pub use methods::{Form, Gradient, InputXGradient, SmoothGrad};
+pub use methods::{
+    BlurIg, ExpectedGradients, Form, Gradient, GuidedIg, Idgi, InputXGradient, IntegratedGradients,
+    Ranking, Regions, Rule, SmoothGrad, Xrai,
+};
 pub use model::{Model, Probabilities};
 pub use noise::NoiseScale;
 pub use recipe::{Family, MethodInfo, Needs, Recipe};
 pub use reduce::{Reduction, reduce, signed_pair};
 pub use run::{BatchSize, ModeCheck, Progress, ProgressFn, Run, Stage};
+pub use segment::felzenszwalb::Felzenszwalb;
 pub use statistics::{Reading, Statistics};
 pub use target::{Goal, ResolvedTarget, ScoreFn, Target};
