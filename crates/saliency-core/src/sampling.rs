@@ -339,7 +339,21 @@ mod tests {
     #[test]
     fn draws_are_the_same_everywhere() {
         let drawn: Vec<f64> = (0..6).flat_map(|sample| uniform(0, sample, 2)).collect();
-        assert_eq!(drawn, [0.0; 12]);
+        let want = [
+            0.12996015354223434,
+            0.9110651284467672,
+            0.023409427249638903,
+            0.8245538673496721,
+            0.5891800535772341,
+            0.14206159573568178,
+            0.8663763198090609,
+            0.790480511998116,
+            0.029890054446980452,
+            0.925543895328666,
+            0.5084068851097866,
+            0.37111424599176146,
+        ];
+        assert_eq!(drawn, want);
         let all: Vec<f64> = (0..2000).flat_map(|sample| uniform(7, sample, 2)).collect();
         let mean = all.iter().sum::<f64>() / 4000.0;
         assert!((mean - 0.5).abs() < 4.0 / (12.0f64 * 4000.0).sqrt());

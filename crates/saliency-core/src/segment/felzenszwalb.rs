@@ -60,7 +60,10 @@ impl Felzenszwalb {
     /// [`Error::Device`] when the device fails.
     pub fn segments(&self, images: &Tensor<4>) -> Result<Vec<Vec<Vec<usize>>>, Error> {
         let pictures = Picture::all(images)?;
-        Ok(pictures.iter().map(|picture| self.labels(picture)).collect())
+        Ok(pictures
+            .iter()
+            .map(|picture| self.labels(picture))
+            .collect())
     }
 
     pub(crate) fn labels(&self, picture: &Picture) -> Vec<Vec<usize>> {
