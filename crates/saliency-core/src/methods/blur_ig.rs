@@ -34,7 +34,7 @@ use crate::{
 /// use saliency_core::{BlurIg, Method, Target};
 ///
 /// // The score is the middle pixel; blurring moves its value to the others.
-/// let middle = |x: Tensor<4>| x.slice([0..1, 0..1, 3..4, 3..4]).reshape([1, 1]);
+/// let middle = |x: Tensor<4>| x.narrow(2, 3, 1).narrow(3, 3, 1).reshape([-1, 1]);
 /// let mut x = Tensor::<4>::zeros([1, 1, 7, 7], &Device::flex());
 /// x = x.slice_assign([0..1, 0..1, 3..4, 3..4], Tensor::ones([1, 1, 1, 1], &Device::flex()));
 /// let map = BlurIg::new().max_sigma(3.0).steps(300).explain(&middle, x, Target::Regression)?;
