@@ -38,6 +38,7 @@ mod attribution;
 mod baseline;
 mod blur;
 mod error;
+pub mod graph;
 mod host;
 mod map;
 mod method;
@@ -55,6 +56,7 @@ mod target;
 pub use attribution::{Attribution, Evaluations, Evidence, Outcome};
 pub use baseline::Baseline;
 pub use error::Error;
+pub use graph::{Graph, Layer};
 pub use map::{Map, normalise, pearson};
 pub use method::Method;
 pub use methods::{
