@@ -49,6 +49,8 @@ mod plan;
 mod recipe;
 mod reduce;
 mod run;
+mod sampling;
+mod segment;
 mod statistics;
 mod target;
 
@@ -58,11 +60,15 @@ pub use error::Error;
 pub use graph::{Graph, Layer};
 pub use map::{Map, normalise, pearson};
 pub use method::Method;
-pub use methods::{Form, Gradient, InputXGradient, SmoothGrad};
+pub use methods::{
+    BlurIg, ExpectedGradients, Form, Gradient, GuidedIg, Idgi, InputXGradient, IntegratedGradients,
+    Ranking, Regions, Rule, SmoothGrad, Xrai,
+};
 pub use model::{Model, Probabilities};
 pub use noise::NoiseScale;
 pub use recipe::{Family, MethodInfo, Needs, Recipe};
 pub use reduce::{Reduction, reduce, signed_pair};
 pub use run::{BatchSize, ModeCheck, Progress, ProgressFn, Run, Stage};
+pub use segment::felzenszwalb::Felzenszwalb;
 pub use statistics::{Reading, Statistics};
 pub use target::{Goal, ResolvedTarget, ScoreFn, Target};

@@ -6,8 +6,12 @@ use crate::{
     attribution::Outcome,
     error::Error,
     method::Method,
-    methods::{Form, Gradient, InputXGradient, SmoothGrad},
+    methods::{
+        BlurIg, ExpectedGradients, Form, Gradient, GuidedIg, Idgi, InputXGradient,
+        IntegratedGradients, Rule, SmoothGrad, Xrai,
+    },
     model::Model,
+    noise::NoiseScale,
     run::Run,
     target::Goal,
 };
@@ -210,10 +214,23 @@ registry! {
         Gradient(Gradient) = "gradient", Gradient, Gradients, "d score / d input, signed";
         InputXGradient(InputXGradient) = "input-x-gradient", Gradient, Gradients, "input times gradient";
         SmoothGrad(SmoothGrad<Box<Recipe>>) = "smoothgrad", Gradient, Gradients, "mean |gradient| over noisy copies of the input";
+        IntegratedGradients(IntegratedGradients) = "integrated-gradients", Path, Gradients, "gradients integrated along the line from a baseline";
+        ExpectedGradients(ExpectedGradients) = "expected-gradients", Path, Gradients, "integrated gradients averaged over baselines, by sampling";
+        BlurIg(BlurIg) = "blur-ig", Path, Gradients, "gradients integrated while the input is blurred away";
+        GuidedIg(GuidedIg) = "guided-ig", Path, Gradients, "gradients integrated along a path of small gradients";
+        Idgi(Idgi) = "idgi", Path, Gradients, "changes of the score along a path, shared out by gradient^2";
+        Xrai(Xrai) = "xrai", Path, Gradients, "regions ranked by the density of integrated gradients";
     }
     presets {
         "smoothgrad-signed" = SmoothGrad SmoothGrad::default().form(Form::Mean), "mean gradient over noisy copies";
         "smoothgrad-squared" = SmoothGrad SmoothGrad::default().form(Form::MeanSquare), "mean gradient^2 over noisy copies";
+        "smoothgrad-captum" = SmoothGrad SmoothGrad::default().samples(5).noise_scale(NoiseScale::Absolute(1.0)), "SmoothGrad with the defaults of Captum's NoiseTunnel of Saliency";
+        "smoothgrad-pair" = SmoothGrad SmoothGrad::default().samples(25).noise(0.15).form(Form::MeanSquare), "SmoothGrad with the defaults of PAIR saliency: mean gradient^2";
+        "smoothgrad-tf-keras-vis" = SmoothGrad SmoothGrad::default().samples(20).noise(0.2), "SmoothGrad as in the guide of tf-keras-vis";
+        "smoothgrad-zennit" = SmoothGrad SmoothGrad::default().samples(20).form(Form::Mean), "SmoothGrad with the defaults of zennit: mean gradient";
+        "integrated-gradients-pair" = IntegratedGradients IntegratedGradients::default().rule(Rule::EvenPair).steps(25), "integrated gradients with the defaults of PAIR saliency";
+        "integrated-gradients-zennit" = IntegratedGradients IntegratedGradients::default().rule(Rule::RiemannRight).steps(20), "integrated gradients with the defaults of zennit";
+        "gradient-shap" = ExpectedGradients ExpectedGradients::default().samples(5), "expected gradients with the defaults of Captum's GradientShap";
         "vargrad" = SmoothGrad SmoothGrad::default().form(Form::Variance), "variance of the gradient over noisy copies";
     }
 }
@@ -239,6 +256,12 @@ impl Recipe {
     /// assert!(Recipe::METHODS.iter().all(|m| Recipe::named(m.name).unwrap().name() == m.name));
     /// ```
     pub fn name(&self) -> String {
+        if let Some(info) = Self::METHODS
+            .iter()
+            .find(|m| Self::named(m.name).is_ok_and(|recipe| recipe == *self))
+        {
+            return info.name.into();
+        }
         match self {
             Recipe::SmoothGrad(smooth) => {
                 let form = match smooth.form {
@@ -253,13 +276,7 @@ impl Recipe {
                 }
             }
             Recipe::Other { name } => name.clone(),
-            other => {
-                let preset = Self::METHODS
-                    .iter()
-                    .find(|m| Self::named(m.name).is_ok_and(|recipe| recipe == *other));
-                let own = other.info().map(|info| info.name);
-                preset.map(|m| m.name).or(own).unwrap_or("other").into()
-            }
+            other => other.info().map_or("other", |info| info.name).into(),
         }
     }
 
