@@ -38,28 +38,37 @@ mod attribution;
 mod baseline;
 mod blur;
 mod error;
+mod features;
 mod host;
+mod least_squares;
 mod map;
 mod method;
 mod methods;
 mod model;
 pub mod noise;
+mod perturb;
 mod recipe;
 mod reduce;
 mod run;
+mod segment;
 mod statistics;
 mod target;
 
 pub use attribution::{Attribution, Evaluations, Evidence, Outcome};
 pub use baseline::Baseline;
 pub use error::Error;
+pub use features::{Features, Groups};
 pub use map::{Map, normalise, pearson};
 pub use method::Method;
-pub use methods::{Form, Gradient, InputXGradient, SmoothGrad};
+pub use methods::{
+    Aggregation, Distance, Estimator, FeatureAblation, FeaturePermutation, Fit, Form, Gradient,
+    InputXGradient, KernelShap, Lime, Occlusion, Shapley, SmoothGrad,
+};
 pub use model::{Model, Probabilities};
 pub use noise::NoiseScale;
 pub use recipe::{Family, MethodInfo, Needs, Recipe};
 pub use reduce::{Reduction, reduce, signed_pair};
 pub use run::{BatchSize, ModeCheck, Progress, ProgressFn, Run, Stage};
+pub use segment::Slic;
 pub use statistics::{Reading, Statistics};
 pub use target::{Goal, ResolvedTarget, ScoreFn, Target};

@@ -6,7 +6,10 @@ use crate::{
     attribution::Outcome,
     error::Error,
     method::Method,
-    methods::{Form, Gradient, InputXGradient, SmoothGrad},
+    methods::{
+        FeatureAblation, FeaturePermutation, Form, Gradient, InputXGradient, KernelShap, Lime,
+        Occlusion, Shapley, SmoothGrad,
+    },
     model::Model,
     run::Run,
     target::Goal,
@@ -210,11 +213,21 @@ registry! {
         Gradient(Gradient) = "gradient", Gradient, Gradients, "d score / d input, signed";
         InputXGradient(InputXGradient) = "input-x-gradient", Gradient, Gradients, "input times gradient";
         SmoothGrad(SmoothGrad<Box<Recipe>>) = "smoothgrad", Gradient, Gradients, "mean |gradient| over noisy copies of the input";
+        Occlusion(Occlusion) = "occlusion", Perturbation, Scores, "score lost where a window is covered";
+        FeatureAblation(FeatureAblation) = "feature-ablation", Perturbation, Scores, "score lost without each feature";
+        FeaturePermutation(FeaturePermutation) = "feature-permutation", Perturbation, Scores, "score lost with each feature taken from another row of the batch";
+        Shapley(Shapley) = "shapley", Perturbation, Scores, "score that each feature adds, averaged over all orders";
+        KernelShap(KernelShap) = "kernel-shap", Perturbation, Scores, "Shapley values by weighted least squares";
+        Lime(Lime) = "lime", Perturbation, Scores, "weights of a linear model fitted near the input";
     }
     presets {
         "smoothgrad-signed" = SmoothGrad SmoothGrad::default().form(Form::Mean), "mean gradient over noisy copies";
         "smoothgrad-squared" = SmoothGrad SmoothGrad::default().form(Form::MeanSquare), "mean gradient^2 over noisy copies";
         "vargrad" = SmoothGrad SmoothGrad::default().form(Form::Variance), "variance of the gradient over noisy copies";
+        "occlusion-captum" = Occlusion Occlusion::captum(), "occlusion at every place";
+        "occlusion-pair" = Occlusion Occlusion::pair(), "PAIR's occlusion: 15 wide, at every place, summed";
+        "shapley-sampling" = Shapley Shapley::captum(), "Captum's ShapleyValueSampling: 25 orders at random";
+        "lime-captum" = Lime Lime::captum(), "Captum's LIME: lasso, weights by the distance of the inputs";
     }
 }
 
