@@ -67,7 +67,9 @@ impl<const D: usize> Case<'_, D> {
         );
         let kernel = KernelShap::new().features(features.clone());
         self.assert("shapley", &kernel.baseline(baseline.clone()), THROUGH_F32);
-        self.within_errors(shapley.estimator(Estimator::Permutations).permutations(256));
+        let sampled = shapley.estimator(Estimator::Permutations).permutations(256);
+        // Of the 30 values of the table, one is beyond three errors for one seed in twelve.
+        self.within_errors(sampled.seed(1));
 
         let lime = Lime::new().features(features.clone()).baseline(baseline);
         self.assert("lime.ridge", &lime, THROUGH_F32);
@@ -192,14 +194,15 @@ fn superpixels_are_as_good_as_skimages() {
     const WIDTH: usize = 64;
     let reference = Reference::golden("ablation");
     let picture: Tensor<4> = reference.tensor("slic.picture", &Device::flex(), FloatDType::F32);
-    let slic = Slic::default().segments(40).compactness(20.0);
-    let groups = Features::Slic(slic).resolve(&picture).unwrap();
-    let ours = &groups.ids[..48 * WIDTH];
     let labels = |name: &str| -> Vec<usize> {
         let values = reference.values(name);
         values.into_iter().map(|v| v as usize).collect()
     };
     let (theirs, regions) = (labels("slic.labels"), labels("slic.regions"));
+    let count = theirs.iter().max().unwrap() + 1;
+    let slic = Slic::default().segments(count).compactness(20.0);
+    let groups = Features::Slic(slic).resolve(&picture).unwrap();
+    let ours = &groups.ids[..48 * WIDTH];
 
     let border = |labels: &[usize]| -> Vec<bool> {
         let differs = |p: usize, q: usize| q < labels.len() && labels[p] != labels[q];
@@ -231,7 +234,6 @@ fn superpixels_are_as_good_as_skimages() {
     let (ours_edge, theirs_edge) = (border(ours), border(&theirs));
     let true_edge = border(&regions);
     let length = |edge: &[bool]| edge.iter().filter(|&&e| e).count() as f64;
-    let count = theirs.iter().max().unwrap() + 1;
     println!(
         "segments {} and {count}; borders {} and {}; recall {:.3} and {:.3}; leaks {} and {}; common {:.3} and {:.3}",
         groups.count,

@@ -402,6 +402,36 @@ mod tests {
         }
     }
 
+    /// Over many seeds, the error is one standard error in the mean square.
+    #[test]
+    fn standard_errors_are_right() {
+        let game = |x: Tensor<2>| {
+            let column = |i| x.clone().narrow(1, i, 1);
+            column(0) * column(1) + column(1) * column(2) * column(3) - column(4) * column(0).tanh()
+        };
+        let x = Tensor::<2>::from_floats([[2.0, 1.0, -1.5, 0.5, 3.0]], &Device::flex());
+        let exact = KernelShap::new().explain(&game, x.clone(), 0).unwrap();
+        let exact = exact.values.try_into_vec_as::<f64>().unwrap();
+        let mut squares = Vec::new();
+        for seed in 0..100 {
+            let method = KernelShap {
+                samples: 28,
+                paired: false,
+                seed,
+                ..KernelShap::new()
+            };
+            let map = method.explain(&game, x.clone(), 0).unwrap();
+            let errors = map.evidence.standard_error.unwrap();
+            let errors = errors.try_into_vec_as::<f64>().unwrap();
+            let values = map.values.try_into_vec_as::<f64>().unwrap();
+            for ((value, want), error) in values.iter().zip(&exact).zip(errors) {
+                squares.push(((value - want) / error).powi(2));
+            }
+        }
+        let mean = squares.iter().sum::<f64>() / squares.len() as f64;
+        assert!((0.7..1.4).contains(&mean), "{mean}");
+    }
+
     #[test]
     fn sampling_ends_at_the_tolerance() {
         let net = Net::relu(&Device::flex());

@@ -491,6 +491,39 @@ mod tests {
         }
     }
 
+    /// Over many seeds, the error is one standard error in the mean square.
+    #[test]
+    fn standard_errors_are_right() {
+        let game = |x: Tensor<2>| {
+            let column = |i| x.clone().narrow(1, i, 1);
+            column(0) * column(1) * column(4) + column(1) * column(2) * column(3)
+                - column(4) * column(0).tanh()
+        };
+        let x = Tensor::<2>::from_floats([[2.0, 1.0, -1.5, 0.5, 3.0]], &Device::flex());
+        let exact = Shapley::new().explain(&game, x.clone(), 0).unwrap();
+        let exact = exact.values.try_into_vec_as::<f64>().unwrap();
+        for antithetic in [false, true] {
+            let mut squares = Vec::new();
+            for seed in 0..200 {
+                let method = Shapley::captum().antithetic(antithetic);
+                let method = method.permutations(100).seed(seed);
+                let map = method.explain(&game, x.clone(), 0).unwrap();
+                let errors = map.evidence.standard_error.unwrap();
+                let errors = errors.try_into_vec_as::<f64>().unwrap();
+                let values = map.values.try_into_vec_as::<f64>().unwrap();
+                for ((value, want), error) in values.iter().zip(&exact).zip(errors) {
+                    // Reverses leave nothing of what is pairwise but rounding.
+                    if error > 1e-5 {
+                        squares.push(((value - want) / error).powi(2));
+                    }
+                }
+            }
+            let mean = squares.iter().sum::<f64>() / squares.len() as f64;
+            println!("{antithetic} {mean} {}", squares.len());
+            assert!((0.8..1.2).contains(&mean), "{mean}");
+        }
+    }
+
     #[test]
     fn sampling_ends_at_the_tolerance() {
         let net = Net::relu(&Device::flex());
@@ -502,7 +535,7 @@ mod tests {
             let method = method.clone().tolerance(tolerance);
             method.explain(&net, image(1, 3), 1).unwrap().evidence
         };
-        let (loose, tight) = (map(0.5), map(0.02));
+        let (loose, tight) = (map(0.5), map(0.005));
         assert_eq!((loose.converged, tight.converged), (Some(true), Some(true)));
         assert!(loose.samples.unwrap() < tight.samples.unwrap());
         let never = method.permutations(16).tolerance(1e-9);
