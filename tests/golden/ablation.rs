@@ -67,7 +67,7 @@ impl<const D: usize> Case<'_, D> {
         );
         let kernel = KernelShap::new().features(features.clone());
         self.assert("shapley", &kernel.baseline(baseline.clone()), THROUGH_F32);
-        let sampled = shapley.estimator(Estimator::Permutations).permutations(256);
+        let sampled = shapley.estimator(Estimator::Permutations).samples(256);
         // Of the 30 values of the table, one is beyond three errors for one seed in twelve.
         self.within_errors(sampled.seed(1));
 
@@ -85,7 +85,7 @@ impl<const D: usize> Case<'_, D> {
         self.assert("lime.lasso", &captum, THROUGH_F32);
 
         if self.input.dims()[0] > 1 {
-            let method = FeaturePermutation::new().features(features).permutations(1);
+            let method = FeaturePermutation::new().features(features).samples(1);
             let pairs: Vec<Tensor<D>> = (0..self.input.dims()[0] / 2)
                 .map(|pair| self.input.clone().narrow(0, 2 * pair, 2))
                 .map(|pair| method.explain(self.model, pair, Target::Predicted).unwrap())

@@ -39,6 +39,7 @@ mod baseline;
 mod blur;
 mod error;
 mod features;
+pub mod graph;
 mod host;
 mod least_squares;
 mod map;
@@ -58,6 +59,7 @@ pub use attribution::{Attribution, Evaluations, Evidence, Outcome};
 pub use baseline::Baseline;
 pub use error::Error;
 pub use features::{Features, Groups};
+pub use graph::{Graph, Layer};
 pub use map::{Map, normalise, pearson};
 pub use method::Method;
 pub use methods::{

@@ -42,6 +42,8 @@ pub enum Family {
 pub enum Needs {
     /// Scores only: any closure will do.
     Scores,
+    /// Scores of a batch of at least two rows: any closure will do.
+    Batch,
     /// Gradients at the input: any differentiable closure will do.
     Gradients,
     /// The inside of the model: a traced [`Graph`](crate::Graph).
@@ -215,7 +217,7 @@ registry! {
         SmoothGrad(SmoothGrad<Box<Recipe>>) = "smoothgrad", Gradient, Gradients, "mean |gradient| over noisy copies of the input";
         Occlusion(Occlusion) = "occlusion", Perturbation, Scores, "score lost where a window is covered";
         FeatureAblation(FeatureAblation) = "feature-ablation", Perturbation, Scores, "score lost without each feature";
-        FeaturePermutation(FeaturePermutation) = "feature-permutation", Perturbation, Scores, "score lost with each feature taken from another row of the batch";
+        FeaturePermutation(FeaturePermutation) = "feature-permutation", Perturbation, Batch, "score lost with each feature taken from another row of the batch";
         Shapley(Shapley) = "shapley", Perturbation, Scores, "score that each feature adds, averaged over all orders";
         KernelShap(KernelShap) = "kernel-shap", Perturbation, Scores, "Shapley values by weighted least squares";
         Lime(Lime) = "lime", Perturbation, Scores, "weights of a linear model fitted near the input";
@@ -294,7 +296,8 @@ impl Recipe {
         }
     }
 
-    /// The same method with one option changed, by its name in the JSON form.
+    /// The same method with one option changed, by its name in the JSON form. `of.NAME` is an
+    /// option of the method inside a wrapper.
     ///
     /// ```
     /// use saliency_core::Recipe;
@@ -303,6 +306,7 @@ impl Recipe {
     /// let unknown = Recipe::named("smoothgrad")?.with("windows", 3).unwrap_err();
     /// assert!(unknown.to_string().starts_with("smoothgrad has no option \"windows\"; it has "));
     /// assert!(Recipe::named("smoothgrad")?.with("samples", "many").is_err());
+    /// assert!(Recipe::named("smoothgrad")?.with("of.steps", 3).is_err());
     /// # Ok::<(), saliency_core::Error>(())
     /// ```
     ///
@@ -310,8 +314,15 @@ impl Recipe {
     /// [`Error::UnknownOption`] lists the options; [`Error::Recipe`] where the value is of
     /// the wrong kind.
     pub fn with(&self, option: &str, value: impl Into<Value>) -> Result<Self, Error> {
+        let wrong = |e: serde_json::Error| Error::Recipe {
+            message: format!("{option} of {}: {e}", self.name()),
+        };
         let mut fields = self.options();
-        if !fields.contains_key(option) {
+        let (own, inner) = match option.split_once('.') {
+            Some((own, inner)) => (own, Some(inner)),
+            None => (option, None),
+        };
+        let Some(field) = fields.get_mut(own) else {
             let known: Vec<_> = fields.keys().map(String::as_str).collect();
             return Err(Error::UnknownOption {
                 method: self.name(),
@@ -321,14 +332,18 @@ impl Recipe {
                     false => known.join(", "),
                 },
             });
-        }
-        fields.insert(option.into(), value.into());
+        };
+        *field = match inner {
+            Some(inner) => {
+                let wrapped: Recipe = serde_json::from_value(field.take()).map_err(wrong)?;
+                serde_json::to_value(wrapped.with(inner, value)?).map_err(wrong)?
+            }
+            None => value.into(),
+        };
         if let Some(info) = self.info() {
             fields.insert("method".into(), info.name.into());
         }
-        serde_json::from_value(Value::Object(fields)).map_err(|e| Error::Recipe {
-            message: format!("{option} of {}: {e}", self.name()),
-        })
+        serde_json::from_value(Value::Object(fields)).map_err(wrong)
     }
 }
 

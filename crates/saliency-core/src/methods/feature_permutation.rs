@@ -42,7 +42,7 @@ pub struct FeaturePermutation {
     /// What counts as one feature.
     pub features: Features,
     /// Number of permutations for each feature.
-    pub permutations: usize,
+    pub samples: usize,
     /// Seed of the permutations.
     pub seed: u64,
 }
@@ -51,7 +51,7 @@ impl Default for FeaturePermutation {
     fn default() -> Self {
         FeaturePermutation {
             features: Features::default(),
-            permutations: 10,
+            samples: 10,
             seed: 0,
         }
     }
@@ -70,8 +70,8 @@ impl FeaturePermutation {
     }
 
     /// Number of permutations for each feature.
-    pub fn permutations(mut self, permutations: usize) -> Self {
-        self.permutations = permutations;
+    pub fn samples(mut self, samples: usize) -> Self {
+        self.samples = samples;
         self
     }
 
@@ -102,8 +102,8 @@ impl<const D: usize> Method<D> for FeaturePermutation {
 
     fn validate(&self) -> Result<(), Error> {
         self.features.validate()?;
-        match self.permutations {
-            0 => Err(Error::option("permutations", 0, "at least one is needed")),
+        match self.samples {
+            0 => Err(Error::option("samples", 0, "at least one is needed")),
             _ => Ok(()),
         }
     }
@@ -127,9 +127,9 @@ impl<const D: usize> Method<D> for FeaturePermutation {
         let plain = probe.plain()?;
         let features = groups.iter().map(|groups| groups.count).max().unwrap_or(0);
         let jobs = Jobs::new(groups.iter().map(|groups| groups.count));
-        let total = jobs.total() * self.permutations;
+        let total = jobs.total() * self.samples;
         let mut running = vec![Running::default(); probe.rows()];
-        for sample in 0..self.permutations {
+        for sample in 0..self.samples {
             let orders: Vec<_> = (0..features)
                 .map(|feature| permutation(self.seed, feature, sample, probe.rows()))
                 .collect();
@@ -153,7 +153,7 @@ impl<const D: usize> Method<D> for FeaturePermutation {
         let means: Vec<Vec<f64>> = running.iter().map(|r| r.mean().to_vec()).collect();
         let errors: Option<Vec<_>> = running.iter().map(Running::standard_error).collect();
         let mut outcome = probe.outcome(&groups, &means, errors.as_deref());
-        outcome.evidence.samples = Some(self.permutations);
+        outcome.evidence.samples = Some(self.samples);
         Ok(outcome)
     }
 }
@@ -188,7 +188,7 @@ mod tests {
         };
         let rows = [[1.0, 0.0, 9.0], [4.0, 2.0, -3.0], [-2.0, 7.0, 1.0]];
         let x = Tensor::<2>::from_floats(rows, &Device::flex());
-        let method = FeaturePermutation::new().permutations(400).seed(5);
+        let method = FeaturePermutation::new().samples(400).seed(5);
         let map = method.explain(&weighted, x, Target::Regression).unwrap();
         let got = map.to_vec().unwrap();
         let errors = map.evidence.standard_error.unwrap();
@@ -205,7 +205,7 @@ mod tests {
 
     #[test]
     fn does_not_depend_on_the_batch_split() {
-        assert_splits_agree(&FeaturePermutation::new().permutations(2), 1e-5);
+        assert_splits_agree(&FeaturePermutation::new().samples(2), 1e-5);
     }
 
     #[test]
@@ -215,8 +215,8 @@ mod tests {
             let error = method.explain(&net, image(rows, 1), 0);
             error.unwrap_err().to_string()
         };
-        let none = FeaturePermutation::new().permutations(0);
-        assert!(text(none, 2).starts_with("permutations = 0"));
+        let none = FeaturePermutation::new().samples(0);
+        assert!(text(none, 2).starts_with("samples = 0"));
         assert!(text(FeaturePermutation::new(), 1).contains("at least two rows"));
     }
 }

@@ -51,7 +51,8 @@ pub struct KernelShap {
     pub features: Features,
     /// What replaces features that are not in a set.
     pub baseline: Baseline,
-    /// Number of sets, at most, beside the empty and the full one; at least one a feature.
+    /// Number of sets, at most, beside the empty and the full one; raised to two for each
+    /// feature, and to an even number of pairs.
     pub samples: usize,
     /// Whether each set is followed by its complement.
     pub paired: bool,
@@ -116,8 +117,15 @@ impl KernelShap {
         self
     }
 
+    /// How many sets of `n` features are drawn.
+    fn drawn(&self, n: usize) -> usize {
+        let unit = if self.paired { 2 } else { 1 };
+        self.samples.max(2 * n).next_multiple_of(unit)
+    }
+
+    /// Whether these are all that there are.
     fn enumerates(&self, n: usize) -> bool {
-        n < 24 && (1 << n) - 2 <= self.samples
+        n < 24 && (1 << n) - 2 <= self.drawn(n)
     }
 
     /// Set number `sample` of `n` features, n > 1.
@@ -210,11 +218,6 @@ impl<const D: usize> Method<D> for KernelShap {
         validate_tolerance(self.tolerance)?;
         match self.samples {
             0 => Err(Error::option("samples", 0, "at least one is needed")),
-            odd if self.paired && odd % 2 == 1 => Err(Error::option(
-                "samples",
-                odd,
-                "it must be even where each set is followed by its complement",
-            )),
             _ => Ok(()),
         }
     }
@@ -228,24 +231,18 @@ impl<const D: usize> Method<D> for KernelShap {
     ) -> Result<Outcome<D>, Error> {
         let groups = self.features.of_rows(input)?;
         let counts: Vec<usize> = groups.iter().map(|g| g.count).collect();
-        let most = counts.iter().copied().max().unwrap_or(0);
-        if !self.enumerates(most) && self.samples < most {
-            let requirement =
-                "there must be at least one sample for each feature: take more, or fewer features";
-            return Err(Error::option("samples", self.samples, requirement));
-        }
         let probe = Probe::new(model, input, &self.baseline, goal, run)?;
         let ends = (probe.baseline()?, probe.plain()?);
         let limit = |n: usize| match self.enumerates(n) {
             true => (1 << n) - 2,
-            false => self.samples,
+            false => self.drawn(n),
         };
         let total: usize = counts.iter().map(|&n| limit(n)).sum();
         let longest = counts.iter().map(|&n| limit(n)).max().unwrap_or(0);
         let mut sets: Vec<Vec<Vec<bool>>> = vec![Vec::new(); counts.len()];
         let mut scores: Vec<Vec<f64>> = vec![Vec::new(); counts.len()];
         let mut upto = match self.tolerance {
-            Some(_) => CHECK.max(2 * most.next_multiple_of(2)),
+            Some(_) => CHECK.max(2 * counts.iter().copied().max().unwrap_or(0)),
             None => longest,
         };
         let (fitted, converged) = loop {
@@ -464,8 +461,17 @@ mod tests {
             error.unwrap_err().to_string()
         };
         assert!(text(KernelShap::new().samples(0)).starts_with("samples = 0"));
-        assert!(text(KernelShap::new().samples(25)).contains("even"));
-        let each = KernelShap::new().features(Features::Each).samples(100);
-        assert!(text(each).contains("at least one sample for each feature"));
+    }
+
+    #[test]
+    fn there_are_two_samples_for_each_feature() {
+        let net = Net::relu(&Device::flex());
+        let method = KernelShap::new()
+            .features(Features::Grid(vec![1, 3]))
+            .samples(5);
+        let map = method.explain(&net, image(1, 1), 0).unwrap();
+        assert_eq!(map.evidence.samples, Some(2 * 9 * 3));
+        let delta = map.evidence.delta.unwrap();
+        assert!(delta[0].abs() < 1e-6);
     }
 }

@@ -40,7 +40,7 @@ pub enum Estimator {
 /// <https://doi.org/10.1007/s10115-013-0679-x>.
 ///
 /// Sampled values (Castro, Gomez and Tejada 2009, <https://doi.org/10.1016/j.cor.2008.04.004>)
-/// are means over `permutations` orders; each costs n - 1 scores and is complete by itself.
+/// are means over `samples` orders; each costs n - 1 scores and is complete by itself.
 /// `antithetic` follows each order by its reverse, which costs nothing and takes out what is
 /// pairwise (Mitchell et al. 2022, <https://arxiv.org/abs/2104.12199>). With a `tolerance`,
 /// sampling ends when the standard error, relative to the values (both as an L2 norm, of the
@@ -70,8 +70,8 @@ pub struct Shapley {
     pub baseline: Baseline,
     /// Exact or sampled.
     pub estimator: Estimator,
-    /// Number of sampled orders, at most.
-    pub permutations: usize,
+    /// Number of sampled orders, at most; with reverses, an odd number is rounded up.
+    pub samples: usize,
     /// Whether each order is followed by its reverse.
     pub antithetic: bool,
     /// Relative standard error at which sampling ends.
@@ -86,7 +86,7 @@ impl Default for Shapley {
             features: Features::default(),
             baseline: Baseline::default(),
             estimator: Estimator::default(),
-            permutations: 32,
+            samples: 32,
             antithetic: true,
             tolerance: None,
             seed: 0,
@@ -104,7 +104,7 @@ impl Shapley {
     pub fn captum() -> Self {
         Self::new()
             .estimator(Estimator::Permutations)
-            .permutations(25)
+            .samples(25)
             .antithetic(false)
     }
 
@@ -127,8 +127,8 @@ impl Shapley {
     }
 
     /// Number of sampled orders, at most.
-    pub fn permutations(mut self, permutations: usize) -> Self {
-        self.permutations = permutations;
+    pub fn samples(mut self, samples: usize) -> Self {
+        self.samples = samples;
         self
     }
 
@@ -181,18 +181,10 @@ impl<const D: usize> Method<D> for Shapley {
     fn validate(&self) -> Result<(), Error> {
         self.features.validate()?;
         validate_tolerance(self.tolerance)?;
-        if self.permutations == 0 {
-            return Err(Error::option("permutations", 0, "at least one is needed"));
+        match self.samples {
+            0 => Err(Error::option("samples", 0, "at least one is needed")),
+            _ => Ok(()),
         }
-        if self.antithetic && self.permutations % 2 == 1 {
-            let requirement = "it must be even where each order is followed by its reverse";
-            return Err(Error::option(
-                "permutations",
-                self.permutations,
-                requirement,
-            ));
-        }
-        Ok(())
     }
 
     fn attribute(
@@ -300,11 +292,12 @@ impl Shapley {
         ids: impl Fn(usize) -> &'g [usize],
     ) -> Result<Found, Error> {
         let step = if self.antithetic { 2 } else { 1 };
-        let total = self.permutations * counts.iter().map(|n| n - 1).sum::<usize>();
+        let samples = self.samples.next_multiple_of(step);
+        let total = samples * counts.iter().map(|n| n - 1).sum::<usize>();
         let mut running = vec![Running::default(); counts.len()];
         let (mut done, mut taken, mut converged) = (0, 0, None);
-        while taken < self.permutations {
-            let numbers = taken..(taken + CHECK * step).min(self.permutations);
+        while taken < samples {
+            let numbers = taken..(taken + CHECK * step).min(samples);
             taken = numbers.end;
             let places: Vec<Vec<Vec<usize>>> = counts
                 .iter()
@@ -476,7 +469,7 @@ mod tests {
                 .clone()
                 .estimator(Estimator::Permutations)
                 .antithetic(antithetic)
-                .permutations(200);
+                .samples(200);
             let map = method.explain(&net, image(2, 3), 1).unwrap();
             let got = map.to_vec().unwrap();
             assert!(map.evidence.delta.unwrap().iter().all(|d| d.abs() < 1e-6));
@@ -506,7 +499,7 @@ mod tests {
             let mut squares = Vec::new();
             for seed in 0..200 {
                 let method = Shapley::captum().antithetic(antithetic);
-                let method = method.permutations(100).seed(seed);
+                let method = method.samples(100).seed(seed);
                 let map = method.explain(&game, x.clone(), 0).unwrap();
                 let errors = map.evidence.standard_error.unwrap();
                 let errors = errors.try_into_vec_as::<f64>().unwrap();
@@ -530,7 +523,7 @@ mod tests {
         let method = Shapley::new()
             .features(cells())
             .estimator(Estimator::Permutations)
-            .permutations(4000);
+            .samples(4000);
         let map = |tolerance| {
             let method = method.clone().tolerance(tolerance);
             method.explain(&net, image(1, 3), 1).unwrap().evidence
@@ -538,7 +531,7 @@ mod tests {
         let (loose, tight) = (map(0.5), map(0.005));
         assert_eq!((loose.converged, tight.converged), (Some(true), Some(true)));
         assert!(loose.samples.unwrap() < tight.samples.unwrap());
-        let never = method.permutations(16).tolerance(1e-9);
+        let never = method.samples(16).tolerance(1e-9);
         let map = never.explain(&net, image(1, 3), 1).unwrap();
         assert_eq!(map.evidence.converged, Some(false));
     }
@@ -559,7 +552,7 @@ mod tests {
     #[test]
     fn does_not_depend_on_the_batch_split() {
         assert_splits_agree(&Shapley::new().features(cells()), 1e-5);
-        let sampled = Shapley::captum().features(cells()).permutations(3);
+        let sampled = Shapley::captum().features(cells()).samples(3);
         assert_splits_agree(&sampled, 1e-5);
     }
 
@@ -570,8 +563,7 @@ mod tests {
             let error = method.explain(&net, image(1, 1), 0);
             error.unwrap_err().to_string()
         };
-        assert!(text(Shapley::new().permutations(0)).starts_with("permutations = 0"));
-        assert!(text(Shapley::new().permutations(5)).contains("even"));
+        assert!(text(Shapley::new().samples(0)).starts_with("samples = 0"));
         assert!(text(Shapley::new().tolerance(0.0)).starts_with("tolerance = 0"));
         let each = Shapley::new()
             .features(Features::Each)
