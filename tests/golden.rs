@@ -4,6 +4,7 @@
 //! the same function is computed; the f32 runs are what a user gets.
 
 mod paths;
+mod ablation;
 
 use std::path::{Path, PathBuf};
 

@@ -38,8 +38,10 @@ mod attribution;
 mod baseline;
 mod blur;
 mod error;
+mod features;
 pub mod graph;
 mod host;
+mod least_squares;
 mod map;
 mod method;
 mod methods;
@@ -50,6 +52,10 @@ mod recipe;
 mod reduce;
 mod run;
 mod sampling;
+mod perturb;
+mod recipe;
+mod reduce;
+mod run;
 mod segment;
 mod statistics;
 mod target;
@@ -57,12 +63,15 @@ mod target;
 pub use attribution::{Attribution, Evaluations, Evidence, Outcome};
 pub use baseline::Baseline;
 pub use error::Error;
+pub use features::{Features, Groups};
 pub use graph::{Graph, Layer};
 pub use map::{Map, normalise, pearson};
 pub use method::Method;
 pub use methods::{
     BlurIg, ExpectedGradients, Form, Gradient, GuidedIg, Idgi, InputXGradient, IntegratedGradients,
     Ranking, Regions, Rule, SmoothGrad, Xrai,
+    Aggregation, Distance, Estimator, FeatureAblation, FeaturePermutation, Fit, Form, Gradient,
+    InputXGradient, KernelShap, Lime, Occlusion, Shapley, SmoothGrad,
 };
 pub use model::{Model, Probabilities};
 pub use noise::NoiseScale;
@@ -70,5 +79,6 @@ pub use recipe::{Family, MethodInfo, Needs, Recipe};
 pub use reduce::{Reduction, reduce, signed_pair};
 pub use run::{BatchSize, ModeCheck, Progress, ProgressFn, Run, Stage};
 pub use segment::felzenszwalb::Felzenszwalb;
+pub use segment::Slic;
 pub use statistics::{Reading, Statistics};
 pub use target::{Goal, ResolvedTarget, ScoreFn, Target};

@@ -9,6 +9,8 @@ use crate::{
     methods::{
         BlurIg, ExpectedGradients, Form, Gradient, GuidedIg, Idgi, InputXGradient,
         IntegratedGradients, Rule, SmoothGrad, Xrai,
+        FeatureAblation, FeaturePermutation, Form, Gradient, InputXGradient, KernelShap, Lime,
+        Occlusion, Shapley, SmoothGrad,
     },
     model::Model,
     noise::NoiseScale,
@@ -43,6 +45,8 @@ pub enum Family {
 pub enum Needs {
     /// Scores only: any closure will do.
     Scores,
+    /// Scores of a batch of at least two rows: any closure will do.
+    Batch,
     /// Gradients at the input: any differentiable closure will do.
     Gradients,
     /// The inside of the model: a traced [`Graph`](crate::Graph).
@@ -220,6 +224,12 @@ registry! {
         GuidedIg(GuidedIg) = "guided-ig", Path, Gradients, "gradients integrated along a path of small gradients";
         Idgi(Idgi) = "idgi", Path, Gradients, "changes of the score along a path, shared out by gradient^2";
         Xrai(Xrai) = "xrai", Path, Gradients, "regions ranked by the density of integrated gradients";
+        Occlusion(Occlusion) = "occlusion", Perturbation, Scores, "score lost where a window is covered";
+        FeatureAblation(FeatureAblation) = "feature-ablation", Perturbation, Scores, "score lost without each feature";
+        FeaturePermutation(FeaturePermutation) = "feature-permutation", Perturbation, Batch, "score lost with each feature taken from another row of the batch";
+        Shapley(Shapley) = "shapley", Perturbation, Scores, "score that each feature adds, averaged over all orders";
+        KernelShap(KernelShap) = "kernel-shap", Perturbation, Scores, "Shapley values by weighted least squares";
+        Lime(Lime) = "lime", Perturbation, Scores, "weights of a linear model fitted near the input";
     }
     presets {
         "smoothgrad-signed" = SmoothGrad SmoothGrad::default().form(Form::Mean), "mean gradient over noisy copies";
@@ -232,6 +242,10 @@ registry! {
         "integrated-gradients-zennit" = IntegratedGradients IntegratedGradients::default().rule(Rule::RiemannRight).steps(20), "integrated gradients with the defaults of zennit";
         "gradient-shap" = ExpectedGradients ExpectedGradients::default().samples(5), "expected gradients with the defaults of Captum's GradientShap";
         "vargrad" = SmoothGrad SmoothGrad::default().form(Form::Variance), "variance of the gradient over noisy copies";
+        "occlusion-captum" = Occlusion Occlusion::captum(), "occlusion at every place";
+        "occlusion-pair" = Occlusion Occlusion::pair(), "PAIR's occlusion: 15 wide, at every place, summed";
+        "shapley-sampling" = Shapley Shapley::captum(), "Captum's ShapleyValueSampling: 25 orders at random";
+        "lime-captum" = Lime Lime::captum(), "Captum's LIME: lasso, weights by the distance of the inputs";
     }
 }
 

@@ -261,6 +261,20 @@ impl Goal {
         }
     }
 
+    /// The goal of one row for each of `rows`, in that order, at *other* inputs.
+    pub(crate) fn pick(&self, rows: &[usize]) -> Goal {
+        let kind = match &self.kind {
+            GoalKind::Classes(classes) => {
+                GoalKind::Classes(rows.iter().map(|&row| classes[row]).collect())
+            }
+            other => other.with_rows(rows.len()),
+        };
+        Goal {
+            kind,
+            reference: None,
+        }
+    }
+
     /// Plain outputs at these very inputs, where they are known.
     pub(crate) fn reference(&self) -> Option<&Tensor<2>> {
         self.reference.as_ref()

@@ -2,21 +2,33 @@
 
 mod blur_ig;
 mod expected_gradients;
+mod feature_ablation;
+mod feature_permutation;
 mod gradient;
 mod guided_ig;
 mod idgi;
 mod input_x_gradient;
 mod integrated_gradients;
+mod kernel_shap;
+mod lime;
+mod occlusion;
+mod shapley;
 mod smooth_grad;
 mod xrai;
 
 pub use blur_ig::BlurIg;
 pub use expected_gradients::ExpectedGradients;
+pub use feature_ablation::FeatureAblation;
+pub use feature_permutation::FeaturePermutation;
 pub use gradient::Gradient;
 pub use guided_ig::GuidedIg;
 pub use idgi::Idgi;
 pub use input_x_gradient::InputXGradient;
 pub use integrated_gradients::{IntegratedGradients, Rule};
+pub use kernel_shap::KernelShap;
+pub use lime::{Distance, Fit, Lime};
+pub use occlusion::{Aggregation, Occlusion};
+pub use shapley::{Estimator, Shapley};
 pub use smooth_grad::{Form, SmoothGrad};
 pub use xrai::{Ranking, Regions, Xrai};
 

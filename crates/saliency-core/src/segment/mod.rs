@@ -2,3 +2,8 @@
 
 pub(crate) mod felzenszwalb;
 pub(crate) mod picture;
+//! Cutting pictures into regions of like values.
+
+mod slic;
+
+pub use slic::Slic;
