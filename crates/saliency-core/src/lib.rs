@@ -38,12 +38,14 @@ mod attribution;
 mod baseline;
 mod blur;
 mod error;
+mod grid;
 mod host;
 mod map;
 mod method;
 mod methods;
 mod model;
 pub mod noise;
+mod quasi;
 mod recipe;
 mod reduce;
 mod run;
@@ -53,11 +55,17 @@ mod target;
 pub use attribution::{Attribution, Evaluations, Evidence, Outcome};
 pub use baseline::Baseline;
 pub use error::Error;
+pub use grid::Upsampling;
 pub use map::{Map, normalise, pearson};
 pub use method::Method;
-pub use methods::{Form, Gradient, InputXGradient, SmoothGrad};
+pub use methods::{
+    CellKernel, Estimator, ExtremalPerturbation, Form, Gradient, Hsic, InputXGradient,
+    MeaningfulPerturbation, Order, Perturbation, Reward, Rise, ScoreWidth, SmoothGrad, Sobol,
+    Variant, Weighting,
+};
 pub use model::{Model, Probabilities};
 pub use noise::NoiseScale;
+pub use quasi::Design;
 pub use recipe::{Family, MethodInfo, Needs, Recipe};
 pub use reduce::{Reduction, reduce, signed_pair};
 pub use run::{BatchSize, ModeCheck, Progress, ProgressFn, Run, Stage};

@@ -6,8 +6,12 @@ use crate::{
     attribution::Outcome,
     error::Error,
     method::Method,
-    methods::{Form, Gradient, InputXGradient, SmoothGrad},
+    methods::{
+        ExtremalPerturbation, Form, Gradient, Hsic, InputXGradient, MeaningfulPerturbation, Order,
+        Rise, ScoreWidth, SmoothGrad, Sobol, Weighting,
+    },
     model::Model,
+    quasi::Design,
     run::Run,
     target::Goal,
 };
@@ -210,11 +214,21 @@ registry! {
         Gradient(Gradient) = "gradient", Gradient, Gradients, "d score / d input, signed";
         InputXGradient(InputXGradient) = "input-x-gradient", Gradient, Gradients, "input times gradient";
         SmoothGrad(SmoothGrad<Box<Recipe>>) = "smoothgrad", Gradient, Gradients, "mean |gradient| over noisy copies of the input";
+        Rise(Rise) = "rise", Perturbation, Scores, "mean score under random masks, weighted by the masks";
+        Sobol(Sobol) = "sobol", Perturbation, Scores, "share of the score's variance under masks that each cell takes part in";
+        Hsic(Hsic) = "hsic", Perturbation, Scores, "how far the score depends on each cell under random masks";
+        ExtremalPerturbation(ExtremalPerturbation) = "extremal-perturbation", Perturbation, Gradients, "the smooth mask of a given area that keeps the score highest";
+        MeaningfulPerturbation(MeaningfulPerturbation) = "meaningful-perturbation", Perturbation, Gradients, "the least mask whose blur takes the score away";
     }
     presets {
         "smoothgrad-signed" = SmoothGrad SmoothGrad::default().form(Form::Mean), "mean gradient over noisy copies";
         "smoothgrad-squared" = SmoothGrad SmoothGrad::default().form(Form::MeanSquare), "mean gradient^2 over noisy copies";
         "vargrad" = SmoothGrad SmoothGrad::default().form(Form::Variance), "variance of the gradient over noisy copies";
+        "rise-xplique" = Rise Rise::default().weighting(Weighting::Observed), "RISE divided by the observed masks";
+        "sobol-first-order" = Sobol Sobol::default().order(Order::First), "share of the score's variance that each cell explains alone";
+        "sobol-xplique" = Sobol Sobol::default().design(Design::Sobol), "Sobol indices over the plain Sobol sequence";
+        "hsic-xplique" = Hsic Hsic::default().width(ScoreWidth::MedianScore).design(Design::Sobol), "HSIC with the median score as the kernel's width";
+        "extremal-perturbation-areas" = ExtremalPerturbation ExtremalPerturbation::many_areas(), "mean of extremal masks of six areas, smoothed";
     }
 }
 

@@ -1,12 +1,22 @@
 //! The attribution methods, one file each.
 
+mod extremal_perturbation;
 mod gradient;
+mod hsic;
 mod input_x_gradient;
+mod meaningful_perturbation;
+mod rise;
 mod smooth_grad;
+mod sobol;
 
+pub use extremal_perturbation::{ExtremalPerturbation, Perturbation, Reward, Variant};
 pub use gradient::Gradient;
+pub use hsic::{CellKernel, Hsic, ScoreWidth};
 pub use input_x_gradient::InputXGradient;
+pub use meaningful_perturbation::MeaningfulPerturbation;
+pub use rise::{Rise, Weighting};
 pub use smooth_grad::{Form, SmoothGrad};
+pub use sobol::{Estimator, Order, Sobol};
 
 #[cfg(test)]
 pub(crate) mod testing;
