@@ -174,10 +174,13 @@ def shared_reference(mask, area):
 
 
 def extremal(model, x, target, areas, steps, step, sigma, max_blur, variant):
-    """TorchRay's loop around its own mask generator and pyramid, with ties shared."""
-    pyramid = Perturbation(x, max_blur=max_blur)
+    """TorchRay's loop around its own mask generator and pyramid, with ties shared; from its
+    f32 weights and blurs on in f64."""
+    pyramid = Perturbation(x.float(), max_blur=max_blur)
+    pyramid.pyramid = pyramid.pyramid.double()
     generator = MaskGenerator(x.shape[2:], step, sigma)
-    parameters = torch.ones(len(areas), 1, *generator.shape_in)
+    generator.weight = generator.weight.double()
+    parameters = torch.ones(len(areas), 1, *generator.shape_in, dtype=torch.float64)
     optimiser = torch.optim.SGD([parameters], lr=0.01, momentum=0.9, dampening=0.9)
     weight = 300
     for t in range(steps):
@@ -228,7 +231,7 @@ def meaningful(model, x, fill, target, cells, steps):
 
 
 def network(name, model):
-    model.load_state_dict(load_file(GOLDEN / f"{name}.weights.safetensors"), strict=False)
+    model.requires_grad_(False).load_state_dict(load_file(GOLDEN / f"{name}.weights.safetensors"), strict=False)
     return model.double().eval(), load_file(GOLDEN / f"{name}.safetensors")["input"].double()[:1]
 
 
@@ -285,15 +288,10 @@ def main():
     out["hsic.rbf"] = hsic(score, points, "rbf", "median_score")
     out["hsic.sobolev"] = hsic(score, points, "sobolev", 0.3)
 
-    blurred = Perturbation(image.float(), max_blur=3.5)
-    fill = blurred.pyramid[:1].double()
     out["meaningful"] = meaningful(lambda x: resnet(x).softmax(1), image, image * 0.25, 1, 8, 12).numpy()
-    single = resnet.float()
-    for p in single.parameters():
-        p.requires_grad_(False)
     for variant in ("preserve", "delete", "dual"):
-        found = extremal(single, image.float(), 1, [0.1, 0.3], 12, 2, 3.2, 3.5, variant)
-        out[f"extremal.{variant}"] = found.double().numpy()
+        found = extremal(resnet, image, 1, [0.1, 0.3], 12, 2, 3.2, 3.5, variant)
+        out[f"extremal.{variant}"] = found.numpy()
     checks = torch.tensor([[(-1.0) ** (i + j) for j in range(24)] for i in range(24)])[None, None]
     found, _ = extremal_perturbation(
         Square(), checks, 0, areas=[1 / 16], perturbation="fade", step=1, sigma=2.25, jitter=False, max_iter=800
