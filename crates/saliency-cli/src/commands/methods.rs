@@ -12,7 +12,7 @@ struct Row {
 
 pub fn run(args: &Listing) -> Result<(), Error> {
     let rows = Recipe::METHODS
-        .iter()
+        .into_iter()
         .map(|m| {
             Ok(Row {
                 name: m.name,
