@@ -6,9 +6,9 @@
 
 use burn::tensor::{Device, FloatDType, Tensor};
 use saliency_core::{
-    Baseline, CellKernel, Design, Estimator, ExtremalPerturbation, Hsic, MeaningfulPerturbation,
-    Method, Model, Order, Perturbation, Probabilities, Rise, ScoreWidth, Sobol, Target, Upsampling,
-    Variant, Weighting,
+    Baseline, CellKernel, Design, ExtremalPerturbation, ExtremalVariant, Hsic,
+    MeaningfulPerturbation, Method, Model, Perturbation, Probabilities, Rise, RiseWeighting,
+    ScoreWidth, Sobol, SobolEstimator, SobolOrder, Target, Upsampling,
 };
 use saliency_models::resnet::Block;
 
@@ -32,8 +32,8 @@ fn assert_rise<const D: usize>(
 ) {
     let reference = Reference::golden("masks");
     for (weighting, key) in [
-        (Weighting::Expected, "expected"),
-        (Weighting::Observed, "observed"),
+        (RiseWeighting::Expected, "expected"),
+        (RiseWeighting::Observed, "observed"),
     ] {
         let rise = rise.clone().weighting(weighting);
         let found = rise
@@ -95,11 +95,11 @@ fn assert_sobol<const D: usize>(
 ) {
     let reference = Reference::golden("masks");
     for (estimator, order, key) in [
-        (Estimator::Jansen, Order::Total, "jansen"),
-        (Estimator::Homma, Order::Total, "homma"),
-        (Estimator::Janon, Order::Total, "janon"),
-        (Estimator::Glen, Order::Total, "glen"),
-        (Estimator::Jansen, Order::First, "first"),
+        (SobolEstimator::Jansen, SobolOrder::Total, "jansen"),
+        (SobolEstimator::Homma, SobolOrder::Total, "homma"),
+        (SobolEstimator::Janon, SobolOrder::Total, "janon"),
+        (SobolEstimator::Glen, SobolOrder::Total, "glen"),
+        (SobolEstimator::Jansen, SobolOrder::First, "first"),
     ] {
         let sobol = sobol.clone().estimator(estimator).order(order);
         let found = sobol
@@ -194,9 +194,9 @@ fn extremal_perturbation_has_torchrays_masks() {
     let reference = Reference::golden("masks");
     let net = small_resnet(Block::Basic, "small_resnet_basic", FloatDType::F64);
     for (variant, key) in [
-        (Variant::Preserve, "preserve"),
-        (Variant::Delete, "delete"),
-        (Variant::Dual, "dual"),
+        (ExtremalVariant::Preserve, "preserve"),
+        (ExtremalVariant::Delete, "delete"),
+        (ExtremalVariant::Dual, "dual"),
     ] {
         let method = ExtremalPerturbation {
             cell: 2.0 / 32.0,

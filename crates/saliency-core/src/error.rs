@@ -137,6 +137,35 @@ pub enum Error {
         /// The method.
         method: String,
     },
+    /// An operation of the model that a [`Graph`](crate::Graph) cannot run.
+    #[error(
+        "the model uses {op}, which a graph cannot run (in {place}); methods that need gradients or scores only work on the model itself"
+    )]
+    UnsupportedOp {
+        /// Burn's name of the operation.
+        op: String,
+        /// Where it came from.
+        place: String,
+    },
+    /// The forward pass cannot be recorded.
+    #[error("the model cannot be traced: {message}")]
+    Trace {
+        /// Why.
+        message: String,
+    },
+    /// There is no layer of this name.
+    #[error("there is no layer {name:?}: {hint}")]
+    UnknownLayer {
+        /// The name asked for.
+        name: String,
+        /// The nearest names.
+        hint: String,
+    },
+    /// No layer of the model has positions.
+    #[error(
+        "no layer of the model has positions (shape [rows, channels, positions ...]): name a layer, or use another method"
+    )]
+    NoSpatialLayer,
     /// The device has no memory left.
     #[error("out of memory: {message}; use a smaller batch size, or the CPU")]
     OutOfMemory {
@@ -180,6 +209,10 @@ impl Error {
             value: value.to_string(),
             requirement,
         }
+    }
+
+    pub(crate) fn trace(message: String) -> Self {
+        Error::Trace { message }
     }
 
     pub(crate) fn device(error: impl ToString) -> Self {

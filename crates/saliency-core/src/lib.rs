@@ -38,6 +38,7 @@ mod attribution;
 mod baseline;
 mod blur;
 mod error;
+pub mod graph;
 mod grid;
 mod host;
 mod map;
@@ -55,13 +56,14 @@ mod target;
 pub use attribution::{Attribution, Evaluations, Evidence, Outcome};
 pub use baseline::Baseline;
 pub use error::Error;
+pub use graph::{Graph, Layer};
 pub use grid::Upsampling;
 pub use map::{Map, normalise, pearson};
 pub use method::Method;
 pub use methods::{
-    CellKernel, Estimator, ExtremalPerturbation, Form, Gradient, Hsic, InputXGradient,
-    MeaningfulPerturbation, Order, Perturbation, Reward, Rise, ScoreWidth, SmoothGrad, Sobol,
-    Variant, Weighting,
+    CellKernel, ExtremalPerturbation, ExtremalReward, ExtremalVariant, Form, Gradient, Hsic,
+    InputXGradient, MeaningfulPerturbation, Perturbation, Rise, RiseWeighting, ScoreWidth,
+    SmoothGrad, Sobol, SobolEstimator, SobolOrder,
 };
 pub use model::{Model, Probabilities};
 pub use noise::NoiseScale;

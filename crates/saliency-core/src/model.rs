@@ -1,5 +1,7 @@
 use burn::tensor::{Tensor, activation};
 
+use crate::graph::Graph;
+
 /// A model is a function from a batch of inputs to a batch of outputs.
 ///
 /// Input `[rows, ...]` of rank `D`, output `[rows, outputs]`: logits for a classifier, one
@@ -26,6 +28,11 @@ use burn::tensor::{Tensor, activation};
 pub trait Model<const D: usize> {
     /// Maps inputs `[rows, ...]` to outputs `[rows, outputs]`.
     fn forward(&self, input: Tensor<D>) -> Tensor<2>;
+
+    /// The inside of the model, for methods that look at layers; closures have none.
+    fn graph(&self) -> Option<&Graph> {
+        None
+    }
 }
 
 impl<const D: usize, F> Model<D> for F

@@ -7,8 +7,8 @@ use crate::{
     error::Error,
     method::Method,
     methods::{
-        ExtremalPerturbation, Form, Gradient, Hsic, InputXGradient, MeaningfulPerturbation, Order,
-        Rise, ScoreWidth, SmoothGrad, Sobol, Weighting,
+        ExtremalPerturbation, Form, Gradient, Hsic, InputXGradient, MeaningfulPerturbation, Rise,
+        RiseWeighting, ScoreWidth, SmoothGrad, Sobol, SobolOrder,
     },
     model::Model,
     quasi::Design,
@@ -224,8 +224,8 @@ registry! {
         "smoothgrad-signed" = SmoothGrad SmoothGrad::default().form(Form::Mean), "mean gradient over noisy copies";
         "smoothgrad-squared" = SmoothGrad SmoothGrad::default().form(Form::MeanSquare), "mean gradient^2 over noisy copies";
         "vargrad" = SmoothGrad SmoothGrad::default().form(Form::Variance), "variance of the gradient over noisy copies";
-        "rise-xplique" = Rise Rise::default().weighting(Weighting::Observed), "RISE divided by the observed masks";
-        "sobol-first-order" = Sobol Sobol::default().order(Order::First), "share of the score's variance that each cell explains alone";
+        "rise-xplique" = Rise Rise::default().weighting(RiseWeighting::Observed), "RISE divided by the observed masks";
+        "sobol-first-order" = Sobol Sobol::default().order(SobolOrder::First), "share of the score's variance that each cell explains alone";
         "sobol-xplique" = Sobol Sobol::default().design(Design::Sobol), "Sobol indices over the plain Sobol sequence";
         "hsic-xplique" = Hsic Hsic::default().width(ScoreWidth::MedianScore).design(Design::Sobol), "HSIC with the median score as the kernel's width";
         "extremal-perturbation-areas" = ExtremalPerturbation ExtremalPerturbation::many_areas(), "mean of extremal masks of six areas, smoothed";
@@ -295,7 +295,8 @@ impl Recipe {
         }
     }
 
-    /// The same method with one option changed, by its name in the JSON form.
+    /// The same method with one option changed, by its name in the JSON form. `of.NAME` is an
+    /// option of the method inside a wrapper.
     ///
     /// ```
     /// use saliency_core::Recipe;
@@ -304,6 +305,7 @@ impl Recipe {
     /// let unknown = Recipe::named("smoothgrad")?.with("windows", 3).unwrap_err();
     /// assert!(unknown.to_string().starts_with("smoothgrad has no option \"windows\"; it has "));
     /// assert!(Recipe::named("smoothgrad")?.with("samples", "many").is_err());
+    /// assert!(Recipe::named("smoothgrad")?.with("of.steps", 3).is_err());
     /// # Ok::<(), saliency_core::Error>(())
     /// ```
     ///
@@ -311,8 +313,15 @@ impl Recipe {
     /// [`Error::UnknownOption`] lists the options; [`Error::Recipe`] where the value is of
     /// the wrong kind.
     pub fn with(&self, option: &str, value: impl Into<Value>) -> Result<Self, Error> {
+        let wrong = |e: serde_json::Error| Error::Recipe {
+            message: format!("{option} of {}: {e}", self.name()),
+        };
         let mut fields = self.options();
-        if !fields.contains_key(option) {
+        let (own, inner) = match option.split_once('.') {
+            Some((own, inner)) => (own, Some(inner)),
+            None => (option, None),
+        };
+        let Some(field) = fields.get_mut(own) else {
             let known: Vec<_> = fields.keys().map(String::as_str).collect();
             return Err(Error::UnknownOption {
                 method: self.name(),
@@ -322,14 +331,18 @@ impl Recipe {
                     false => known.join(", "),
                 },
             });
-        }
-        fields.insert(option.into(), value.into());
+        };
+        *field = match inner {
+            Some(inner) => {
+                let wrapped: Recipe = serde_json::from_value(field.take()).map_err(wrong)?;
+                serde_json::to_value(wrapped.with(inner, value)?).map_err(wrong)?
+            }
+            None => value.into(),
+        };
         if let Some(info) = self.info() {
             fields.insert("method".into(), info.name.into());
         }
-        serde_json::from_value(Value::Object(fields)).map_err(|e| Error::Recipe {
-            message: format!("{option} of {}: {e}", self.name()),
-        })
+        serde_json::from_value(Value::Object(fields)).map_err(wrong)
     }
 }
 

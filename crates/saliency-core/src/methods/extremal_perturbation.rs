@@ -45,7 +45,7 @@ impl Default for Perturbation {
 /// Which game the mask plays.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Variant {
+pub enum ExtremalVariant {
     /// A high score with all but the mask perturbed.
     #[default]
     Preserve,
@@ -58,7 +58,7 @@ pub enum Variant {
 /// What the mask maximises.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Reward {
+pub enum ExtremalReward {
     /// The score.
     #[default]
     Simple,
@@ -111,9 +111,9 @@ pub struct ExtremalPerturbation {
     /// Degrees of the perturbation, linear between them.
     pub levels: usize,
     /// Which game the mask plays.
-    pub variant: Variant,
+    pub variant: ExtremalVariant,
     /// What it maximises.
-    pub reward: Reward,
+    pub reward: ExtremalReward,
     /// Steps of gradient ascent.
     pub steps: usize,
     /// Size of a step.
@@ -140,8 +140,8 @@ impl Default for ExtremalPerturbation {
             areas: vec![0.1],
             perturbation: Perturbation::default(),
             levels: 8,
-            variant: Variant::Preserve,
-            reward: Reward::Simple,
+            variant: ExtremalVariant::Preserve,
+            reward: ExtremalReward::Simple,
             steps: 800,
             rate: 0.01,
             momentum: 0.9,
@@ -164,7 +164,7 @@ impl ExtremalPerturbation {
     /// TorchRay's benchmark: areas of 2.5, 5, 10, 20, 40 and 80 %, contrastive, smoothed.
     pub fn many_areas() -> Self {
         ExtremalPerturbation {
-            reward: Reward::Contrastive,
+            reward: ExtremalReward::Contrastive,
             smooth: 0.09,
             ..Self::new().areas([0.025, 0.05, 0.1, 0.2, 0.4, 0.8])
         }
@@ -183,13 +183,13 @@ impl ExtremalPerturbation {
     }
 
     /// Which game the mask plays.
-    pub fn variant(mut self, variant: Variant) -> Self {
+    pub fn variant(mut self, variant: ExtremalVariant) -> Self {
         self.variant = variant;
         self
     }
 
     /// What it maximises.
-    pub fn reward(mut self, reward: Reward) -> Self {
+    pub fn reward(mut self, reward: ExtremalReward) -> Self {
         self.reward = reward;
         self
     }
@@ -210,7 +210,11 @@ impl ExtremalPerturbation {
         report: &dyn Fn(usize) -> Result<(), Error>,
     ) -> Result<Tensor<2>, Error> {
         let count = x.dims()[0] * self.areas.len();
-        let views = if self.variant == Variant::Dual { 2 } else { 1 };
+        let views = if self.variant == ExtremalVariant::Dual {
+            2
+        } else {
+            1
+        };
         let goal = goal.repeat(self.areas.len() * views);
         let scene = Scene::new(self, x)?;
         let smoother = Smoother::new(self, x);
@@ -226,9 +230,9 @@ impl ExtremalPerturbation {
             let kept = || scene.apply(cropped.clone());
             let gone = || scene.apply(cropped.clone().neg() + 1.0);
             let seen: Tensor<D> = match self.variant {
-                Variant::Preserve => kept(),
-                Variant::Delete => gone(),
-                Variant::Dual => Tensor::cat(vec![kept(), gone()], 0),
+                ExtremalVariant::Preserve => kept(),
+                ExtremalVariant::Delete => gone(),
+                ExtremalVariant::Dual => Tensor::cat(vec![kept(), gone()], 0),
             };
             let seen = match self.mirror && D > 2 && step % 2 == 0 {
                 true => seen.flip([D - 1]),
@@ -240,9 +244,9 @@ impl ExtremalPerturbation {
             }
             let scores = self.reward.of(outputs, &goal)?.cast(full.dtype());
             let reward = match self.variant {
-                Variant::Preserve => scores.sum(),
-                Variant::Delete => scores.sum().neg(),
-                Variant::Dual => {
+                ExtremalVariant::Preserve => scores.sum(),
+                ExtremalVariant::Delete => scores.sum().neg(),
+                ExtremalVariant::Dual => {
                     scores.clone().narrow(0, 0, count).sum() - scores.narrow(0, count, count).sum()
                 }
             };
@@ -297,10 +301,10 @@ impl ExtremalPerturbation {
     }
 }
 
-impl Reward {
+impl ExtremalReward {
     fn of(self, outputs: Tensor<2>, goal: &Goal) -> Result<Tensor<1>, Error> {
         let scores = goal.scores(outputs.clone())?;
-        if self == Reward::Simple {
+        if self == ExtremalReward::Simple {
             return Ok(scores);
         }
         let [rows, columns] = outputs.dims();
@@ -400,7 +404,11 @@ impl<const D: usize> Method<D> for ExtremalPerturbation {
         Method::<D>::validate(self)?;
         check_mode(model, input, goal, run)?;
         let total = input.dims()[0];
-        let views = if self.variant == Variant::Dual { 2 } else { 1 };
+        let views = if self.variant == ExtremalVariant::Dual {
+            2
+        } else {
+            1
+        };
         let batch = run.rows(input) / (self.areas.len() * views);
         let shape = |rows| {
             let dims = input.dims();
@@ -481,9 +489,9 @@ mod tests {
         };
         let fade = || Perturbation::Fade { to: Baseline::Zero };
         for (variant, perturbation) in [
-            (Variant::Preserve, Perturbation::default()),
-            (Variant::Delete, fade()),
-            (Variant::Dual, fade()),
+            (ExtremalVariant::Preserve, Perturbation::default()),
+            (ExtremalVariant::Delete, fade()),
+            (ExtremalVariant::Dual, fade()),
         ] {
             let found = method
                 .clone()
@@ -504,7 +512,11 @@ mod tests {
             // The area is that of the mask with its margin, 28 by 28 positions.
             let area = mask.iter().sum::<f32>() / (28.0 * 28.0);
             assert!((area - 0.0625).abs() < 0.015, "{variant:?}: {area}");
-            let views = if variant == Variant::Dual { 2 } else { 1 };
+            let views = if variant == ExtremalVariant::Dual {
+                2
+            } else {
+                1
+            };
             assert_eq!(found.evaluations.gradient, 1 + 800 * views);
         }
     }
@@ -546,7 +558,7 @@ mod tests {
             Tensor::<2>::from_floats([[1.0, 5.0, 3.0], [4.0, 0.0, -2.0]], &Device::flex());
         let of = |target: Target| {
             let goal = Goal::resolve(&target, &outputs).unwrap();
-            let reward = Reward::Contrastive.of(outputs.clone(), &goal);
+            let reward = ExtremalReward::Contrastive.of(outputs.clone(), &goal);
             reward.map(|r| r.try_into_vec_as::<f32>().unwrap())
         };
         assert_eq!(of(vec![1, 2].into()).unwrap(), [2.0, -6.0]);

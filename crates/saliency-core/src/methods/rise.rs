@@ -20,7 +20,7 @@ use crate::{
 /// What the scores are divided by.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Weighting {
+pub enum RiseWeighting {
     /// sum f m / (n p), by what the masks come to on average: the paper and its authors' code.
     #[default]
     Expected,
@@ -69,7 +69,7 @@ pub struct Rise {
     /// What takes the place of what is masked.
     pub baseline: Baseline,
     /// What the scores are divided by.
-    pub weighting: Weighting,
+    pub weighting: RiseWeighting,
     /// Stop early once no standard error is above this, in units of the score.
     pub tolerance: Option<f64>,
     /// Seed of the masks.
@@ -83,7 +83,7 @@ impl Default for Rise {
             grid: 7,
             probability: 0.5,
             baseline: Baseline::Zero,
-            weighting: Weighting::Expected,
+            weighting: RiseWeighting::Expected,
             tolerance: None,
             seed: 0,
         }
@@ -121,7 +121,7 @@ impl Rise {
     }
 
     /// What the scores are divided by.
-    pub fn weighting(mut self, weighting: Weighting) -> Self {
+    pub fn weighting(mut self, weighting: RiseWeighting) -> Self {
         self.weighting = weighting;
         self
     }
@@ -247,17 +247,17 @@ impl Rise {
             let [m, mm] = sums.masks[i % sums.masks.len()];
             let [fm, fmm, ffmm] = sums.scores[i];
             match self.weighting {
-                Weighting::Expected => {
+                RiseWeighting::Expected => {
                     let spread = (ffmm - fm * fm / n).max(0.0);
                     let divisor = n * self.probability;
                     (fm / divisor, (spread * n / (n - 1.0)).sqrt() / divisor)
                 }
-                Weighting::Observed if m > 0.0 => {
+                RiseWeighting::Observed if m > 0.0 => {
                     let value = fm / m;
                     let spread = (ffmm - 2.0 * value * fmm + value * value * mm).max(0.0);
                     (value, (spread * n / (n - 1.0)).sqrt() / m)
                 }
-                Weighting::Observed => (0.0, 0.0),
+                RiseWeighting::Observed => (0.0, 0.0),
             }
         };
         let (values, errors): (Vec<_>, Vec<_>) = (0..sums.scores.len()).map(at).unzip();
@@ -323,7 +323,7 @@ mod tests {
         let x = Tensor::<2>::from_floats([[1.0, 1.0, 5.0, 2.0]], &device);
         let terms = [1.0, -2.0, 0.0, 6.0];
         let p = 0.3;
-        for weighting in [Weighting::Expected, Weighting::Observed] {
+        for weighting in [RiseWeighting::Expected, RiseWeighting::Observed] {
             let rise = Rise::new()
                 .samples(3000)
                 .probability(p)
@@ -346,7 +346,7 @@ mod tests {
     #[test]
     fn standard_errors_are_the_spread_over_seeds() {
         let net = Net::relu(&Device::flex());
-        for weighting in [Weighting::Expected, Weighting::Observed] {
+        for weighting in [RiseWeighting::Expected, RiseWeighting::Observed] {
             let of = |seed| {
                 let rise = Rise::new()
                     .samples(60)
@@ -373,7 +373,7 @@ mod tests {
     #[test]
     fn a_constant_score_gives_a_constant_observed_map() {
         let constant = |x: Tensor<4>| Tensor::<2>::full([x.dims()[0], 1], 2.5, &x.device());
-        let rise = Rise::new().samples(50).weighting(Weighting::Observed);
+        let rise = Rise::new().samples(50).weighting(RiseWeighting::Observed);
         let found = rise.explain(&constant, image(1, 1), 0).unwrap();
         assert_eq!(found.values.dims(), [1, 1, 9, 8]);
         assert!(

@@ -17,7 +17,7 @@ use crate::{
 /// Which share of the score's variance a cell is given.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Order {
+pub enum SobolOrder {
     /// All that vanishes when the cell is held fixed last: alone and with any others.
     #[default]
     Total,
@@ -25,11 +25,11 @@ pub enum Order {
     First,
 }
 
-/// Estimator of a Sobol index from scores a at the points of A and c at those of C, which
+/// SobolEstimator of a Sobol index from scores a at the points of A and c at those of C, which
 /// differ from A in one cell; v is the variance of a, with n - 1.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Estimator {
+pub enum SobolEstimator {
     /// mean (a - c)^2 / (2 v) (Jansen 1999), the paper's choice: never negative.
     #[default]
     Jansen,
@@ -82,9 +82,9 @@ pub struct Sobol {
     /// Cells along each axis.
     pub grid: usize,
     /// Total or first order.
-    pub order: Order,
+    pub order: SobolOrder,
     /// How the index is estimated.
-    pub estimator: Estimator,
+    pub estimator: SobolEstimator,
     /// How the points are drawn.
     pub design: Design,
     /// How masks and indices are brought from cells to positions.
@@ -100,8 +100,8 @@ impl Default for Sobol {
         Sobol {
             samples: 32,
             grid: 8,
-            order: Order::Total,
-            estimator: Estimator::Jansen,
+            order: SobolOrder::Total,
+            estimator: SobolEstimator::Jansen,
             design: Design::ShiftedSobol,
             upsampling: Upsampling::Nearest,
             baseline: Baseline::Zero,
@@ -129,13 +129,13 @@ impl Sobol {
     }
 
     /// Total or first order.
-    pub fn order(mut self, order: Order) -> Self {
+    pub fn order(mut self, order: SobolOrder) -> Self {
         self.order = order;
         self
     }
 
     /// How the index is estimated.
-    pub fn estimator(mut self, estimator: Estimator) -> Self {
+    pub fn estimator(mut self, estimator: SobolEstimator) -> Self {
         self.estimator = estimator;
         self
     }
@@ -167,8 +167,8 @@ impl Sobol {
     /// Index and jackknife standard error from scores at A, B and C.
     fn index(&self, a: &[f64], b: &[f64], c: &[f64]) -> (f64, f64) {
         let of = |left_out| match self.order {
-            Order::Total => self.estimator.total(a, c, left_out),
-            Order::First => 1.0 - self.estimator.total(b, c, left_out),
+            SobolOrder::Total => self.estimator.total(a, c, left_out),
+            SobolOrder::First => 1.0 - self.estimator.total(b, c, left_out),
         };
         let n = a.len();
         let without: Vec<f64> = (0..n).map(|j| of(Some(j))).collect();
@@ -184,7 +184,7 @@ pub(super) fn jackknife(without: &[f64]) -> f64 {
     (squares * (n - 1.0) / n).sqrt()
 }
 
-impl Estimator {
+impl SobolEstimator {
     /// The total-order index; zero where the score does not vary.
     fn total(self, a: &[f64], c: &[f64], left_out: Option<usize>) -> f64 {
         let pairs = || {
@@ -206,15 +206,15 @@ impl Estimator {
         }
         let variance = aa / (n - 1.0);
         let (numerator, denominator) = match self {
-            Estimator::Jansen => (apart / (2.0 * n), variance),
+            SobolEstimator::Jansen => (apart / (2.0 * n), variance),
             // mean a c - (mean a)^2 = mean a' c' + origin * mean c', a' and c' from origin.
-            Estimator::Homma => (variance - ac / n - origin * sc / n, variance),
-            Estimator::Janon => {
+            SobolEstimator::Homma => (variance - ac / n - origin * sc / n, variance),
+            SobolEstimator::Janon => {
                 let mean = sc / (2.0 * n);
                 let both = (aa + cc) / (2.0 * n) - mean * mean;
                 (both - (ac / n - mean * mean), both)
             }
-            Estimator::Glen => {
+            SobolEstimator::Glen => {
                 let spread = (aa * (cc - sc * sc / n)).max(0.0).sqrt();
                 (spread - ac, spread)
             }
@@ -229,7 +229,7 @@ impl Estimator {
 
 impl Registered for Sobol {
     fn is_non_negative(&self) -> bool {
-        self.order == Order::Total && self.estimator == Estimator::Jansen
+        self.order == SobolOrder::Total && self.estimator == SobolEstimator::Jansen
     }
 }
 
@@ -307,11 +307,11 @@ mod tests {
     use burn::tensor::{DType, Device};
     use std::f64::consts::PI;
 
-    const ESTIMATORS: [Estimator; 4] = [
-        Estimator::Jansen,
-        Estimator::Homma,
-        Estimator::Janon,
-        Estimator::Glen,
+    const ESTIMATORS: [SobolEstimator; 4] = [
+        SobolEstimator::Jansen,
+        SobolEstimator::Homma,
+        SobolEstimator::Janon,
+        SobolEstimator::Glen,
     ];
 
     fn table<const F: usize>(row: [f64; F]) -> Tensor<2> {
@@ -350,7 +350,7 @@ mod tests {
                 .estimator(estimator)
                 .baseline(Baseline::Constant(-PI));
             close(&sobol, &model, &x, &[(v1 + v13) / v, v2 / v, v13 / v], 0.01);
-            let first = sobol.order(Order::First);
+            let first = sobol.order(SobolOrder::First);
             close(&first, &model, &x, &[v1 / v, v2 / v, 0.0], 0.02);
         }
     }
@@ -371,7 +371,7 @@ mod tests {
         let total = part.map(|v| v * all / (1.0 + v) / (all - 1.0));
         close(&sobol, &model, &x, &total, 0.01);
         let first = part.map(|v| v / (all - 1.0));
-        close(&sobol.order(Order::First), &model, &x, &first, 0.02);
+        close(&sobol.order(SobolOrder::First), &model, &x, &first, 0.02);
         // The standard error of independent points covers the truth.
         let random = Sobol::new().samples(256).design(Design::Random);
         let found = random.explain(&model, x, Target::Regression).unwrap();
@@ -394,7 +394,11 @@ mod tests {
     fn a_large_constant_in_the_score_does_not_matter() {
         let model = |offset: f64| move |x: Tensor<2>| x.powi_scalar(2).sum_dim(1) + offset;
         let x = table([1.0, 2.0, 0.5]);
-        for estimator in [Estimator::Jansen, Estimator::Janon, Estimator::Glen] {
+        for estimator in [
+            SobolEstimator::Jansen,
+            SobolEstimator::Janon,
+            SobolEstimator::Glen,
+        ] {
             let sobol = Sobol::new().samples(64).estimator(estimator);
             let plain = sobol
                 .explain(&model(0.0), x.clone(), Target::Regression)

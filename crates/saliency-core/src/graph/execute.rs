@@ -1,0 +1,430 @@
+//! One operation on Burn tensors. On tracked inputs it lands on Burn's tape, as any other.
+
+use burn::{
+    backend::{
+        Dispatch, DispatchTensor, Scalar, Slice,
+        ops::{
+            ActivationOps, BoolTensorOps, ConvOptions, ConvTransposeOptions, FloatTensorOps,
+            IntTensorOps, InterpolateMode, InterpolateOptions, ModuleOps, PadMode,
+        },
+    },
+    tensor::{Bool, BoolDType, DType, FloatDType, Int, IntDType, Tensor},
+};
+
+use super::{
+    op::{Along, Binary, Compare, Interpolation, Op, PadWith, Pool, Reduce, Span, Unary, Window},
+    value::Value,
+};
+
+/// Runs `op` with the concrete `shape` of its output. `Input` and `Constant` have values of
+/// their own and do not come here.
+pub(crate) fn execute(op: &Op, inputs: &[Value], shape: &[usize], rows: usize) -> Value {
+    let raw = |index: usize| -> DispatchTensor { inputs[index].0.clone() };
+    let optional = |index: usize| inputs.get(index).map(|v| v.0.clone());
+    Value(match op {
+        Op::Input | Op::Constant => unreachable!("it has a value of its own"),
+        Op::Conv { window, groups } => return conv(inputs, window, *groups),
+        Op::ConvTranspose {
+            window,
+            padding_out,
+            groups,
+        } => return conv_transpose(inputs, window, padding_out, *groups),
+        Op::Linear => return linear(inputs),
+        Op::Matmul => Dispatch::float_matmul(raw(0), raw(1)),
+        Op::BatchNorm { epsilon } => {
+            Dispatch::batch_norm(raw(0), raw(1), raw(2), raw(3), raw(4), *epsilon)
+        }
+        Op::LayerNorm { epsilon } => Dispatch::layer_norm(raw(0), raw(1), optional(2), *epsilon),
+        Op::Embedding => Dispatch::embedding(raw(0), raw(1)),
+        Op::MaxPool(pool) => return max_pool(&inputs[0], pool),
+        Op::AvgPool {
+            pool,
+            count_padding,
+        } => return avg_pool(&inputs[0], pool, *count_padding),
+        Op::AdaptiveAvgPool { size } => match size[..] {
+            [a] => Dispatch::adaptive_avg_pool1d(raw(0), a),
+            [a, b] => Dispatch::adaptive_avg_pool2d(raw(0), [a, b]),
+            [a, b, c] => Dispatch::adaptive_avg_pool3d(raw(0), [a, b, c]),
+            _ => unreachable!("checked when traced"),
+        },
+        Op::Interpolate {
+            size,
+            mode,
+            align_corners,
+        } => Dispatch::interpolate(raw(0), *size, interpolation(*mode, *align_corners)),
+        Op::Unary(function) => return unary(*function, &inputs[0]),
+        Op::PRelu => Dispatch::prelu(raw(0), raw(1)),
+        Op::Binary(function) => return binary(*function, &inputs[0], &inputs[1]),
+        Op::Along(Along::Softmax, axis) => Dispatch::softmax(raw(0), *axis),
+        Op::Along(Along::LogSoftmax, axis) => Dispatch::log_softmax(raw(0), *axis),
+        Op::Along(Along::Softmin, axis) => Dispatch::softmin(raw(0), *axis),
+        Op::Along(Along::CumulativeSum, axis) => match inputs[0].is_float() {
+            true => Dispatch::float_cumsum(raw(0), *axis),
+            false => Dispatch::int_cumsum(raw(0), *axis),
+        },
+        Op::Reduce(how, axes) => {
+            return axes
+                .iter()
+                .fold(inputs[0].clone(), |value, &axis| reduce(*how, value, axis));
+        }
+        Op::ArgMax(axis) => Dispatch::float_argmax(raw(0), *axis, IntDType::I64),
+        Op::Compare(how) => compare(*how, &inputs[0], &inputs[1]),
+        Op::CompareTo(how, number) => compare_to(*how, &inputs[0], *number),
+        Op::MaskFill(number) => match inputs[0].is_float() {
+            true => Dispatch::float_mask_fill(raw(0), raw(1), Scalar::Float(*number)),
+            false => Dispatch::int_mask_fill(raw(0), raw(1), Scalar::Int(*number as i64)),
+        },
+        Op::MaskWhere => match inputs[0].is_float() {
+            true => Dispatch::float_mask_where(raw(0), raw(1), raw(2)),
+            false => Dispatch::int_mask_where(raw(0), raw(1), raw(2)),
+        },
+        Op::Not => Dispatch::bool_not(raw(0)),
+        Op::And => Dispatch::bool_and(raw(0), raw(1)),
+        Op::Or => Dispatch::bool_or(raw(0), raw(1)),
+        Op::Reshape => return inputs[0].clone().reshape(shape),
+        Op::Expand => return inputs[0].clone().expand(shape),
+        Op::Permute(axes) => return inputs[0].clone().permute(axes),
+        Op::Flip(axes) => match inputs[0].dtype() {
+            dtype if dtype.is_float() => Dispatch::float_flip(raw(0), axes),
+            dtype if dtype.is_bool() => Dispatch::bool_flip(raw(0), axes),
+            _ => Dispatch::int_flip(raw(0), axes),
+        },
+        Op::Slice(spans) => {
+            let slices = slices(spans, rows);
+            match inputs[0].dtype() {
+                dtype if dtype.is_float() => Dispatch::float_slice(raw(0), &slices),
+                dtype if dtype.is_bool() => Dispatch::bool_slice(raw(0), &slices),
+                _ => Dispatch::int_slice(raw(0), &slices),
+            }
+        }
+        Op::SliceAssign(spans) => {
+            let slices = slices(spans, rows);
+            match inputs[0].is_float() {
+                true => Dispatch::float_slice_assign(raw(0), &slices, raw(1)),
+                false => Dispatch::int_slice_assign(raw(0), &slices, raw(1)),
+            }
+        }
+        Op::Cat(axis) => return Value::cat(inputs.to_vec(), *axis),
+        Op::Repeat(axis) => {
+            let times = shape[*axis] / inputs[0].shape()[*axis];
+            match inputs[0].dtype() {
+                dtype if dtype.is_float() => Dispatch::float_repeat_dim(raw(0), *axis, times),
+                dtype if dtype.is_bool() => Dispatch::bool_repeat_dim(raw(0), *axis, times),
+                _ => Dispatch::int_repeat_dim(raw(0), *axis, times),
+            }
+        }
+        Op::Pad { padding, with } => {
+            let mode = match with {
+                PadWith::Constant(number) => PadMode::Constant(*number as f32),
+                PadWith::Reflect => PadMode::Reflect,
+                PadWith::Edge => PadMode::Edge,
+            };
+            Dispatch::float_pad(raw(0), padding, mode)
+        }
+        Op::Select(axis) => match inputs[0].dtype() {
+            dtype if dtype.is_float() => Dispatch::float_select(raw(0), *axis, raw(1)),
+            dtype if dtype.is_bool() => Dispatch::bool_select(raw(0), *axis, raw(1)),
+            _ => Dispatch::int_select(raw(0), *axis, raw(1)),
+        },
+        Op::Gather(axis) => match inputs[0].is_float() {
+            true => Dispatch::float_gather(*axis, raw(0), raw(1)),
+            false => Dispatch::int_gather(*axis, raw(0), raw(1)),
+        },
+        Op::Unfold { axis, size, step } => Dispatch::float_unfold(raw(0), *axis, *size, *step),
+        Op::Cast(dtype) => return cast(&inputs[0], *dtype),
+        Op::Full { .. } => unreachable!("it needs a device: see `full`"),
+    })
+}
+
+/// One number in a shape.
+pub(crate) fn full(
+    number: f64,
+    dtype: DType,
+    shape: &[usize],
+    device: &burn::tensor::Device,
+) -> Value {
+    let ones = vec![1; shape.len()];
+    let one: Value = match dtype {
+        dtype if dtype.is_float() => Tensor::<1>::full([1], number, (device, dtype)).into(),
+        dtype if dtype.is_bool() => Tensor::<1, Bool>::full([1], number != 0.0, device).into(),
+        dtype => Tensor::<1, Int>::full([1], number as i64, (device, dtype)).into(),
+    };
+    one.reshape(&ones).expand(shape)
+}
+
+pub(crate) fn conv_options<const N: usize>(window: &Window, groups: usize) -> ConvOptions<N> {
+    ConvOptions::new_with_padding(
+        axes(&window.stride),
+        axes(&window.padding),
+        axes(&window.dilation),
+        groups,
+    )
+}
+
+pub(crate) fn axes<const N: usize, T: Copy>(values: &[T]) -> [T; N] {
+    std::array::from_fn(|i| values[i])
+}
+
+fn conv(inputs: &[Value], window: &Window, groups: usize) -> Value {
+    let (x, weight) = (inputs[0].0.clone(), inputs[1].0.clone());
+    let bias = inputs.get(2).map(|v| v.0.clone());
+    Value(match window.stride.len() {
+        1 => Dispatch::conv1d(x, weight, bias, conv_options(window, groups)),
+        2 => Dispatch::conv2d(x, weight, bias, conv_options(window, groups)),
+        _ => Dispatch::conv3d(x, weight, bias, conv_options(window, groups)),
+    })
+}
+
+fn conv_transpose(
+    inputs: &[Value],
+    window: &Window,
+    padding_out: &[usize],
+    groups: usize,
+) -> Value {
+    fn options<const N: usize>(
+        window: &Window,
+        padding_out: &[usize],
+        groups: usize,
+    ) -> ConvTransposeOptions<N> {
+        let padding: Vec<usize> = window.padding.iter().map(|p| p.0).collect();
+        ConvTransposeOptions::new(
+            axes(&window.stride),
+            axes(&padding),
+            axes(padding_out),
+            axes(&window.dilation),
+            groups,
+        )
+    }
+    let (x, weight) = (inputs[0].0.clone(), inputs[1].0.clone());
+    let bias = inputs.get(2).map(|v| v.0.clone());
+    Value(match window.stride.len() {
+        1 => Dispatch::conv_transpose1d(x, weight, bias, options(window, padding_out, groups)),
+        2 => Dispatch::conv_transpose2d(x, weight, bias, options(window, padding_out, groups)),
+        _ => Dispatch::conv_transpose3d(x, weight, bias, options(window, padding_out, groups)),
+    })
+}
+
+fn linear(inputs: &[Value]) -> Value {
+    let shape = inputs[0].shape();
+    let (rows, width) = split_last(&shape);
+    let flat = inputs[0].clone().reshape(&[rows, width]);
+    let mut out = flat.matmul(&inputs[1]);
+    if let Some(bias) = inputs.get(2) {
+        out = &out + bias;
+    }
+    let mut shape = shape;
+    *shape.last_mut().expect("a rank above 0") = inputs[1].shape()[1];
+    out.reshape(&shape)
+}
+
+/// Product of all axes but the last, and the last.
+pub(crate) fn split_last(shape: &[usize]) -> (usize, usize) {
+    let (last, rest) = shape.split_last().expect("a rank above 0");
+    (rest.iter().product(), *last)
+}
+
+fn max_pool(x: &Value, pool: &Pool) -> Value {
+    let padding: Vec<usize> = pool.window.padding.iter().map(|p| p.0).collect();
+    let (kernel, window) = (&pool.kernel, &pool.window);
+    Value(match kernel.len() {
+        1 => Dispatch::max_pool1d(
+            x.0.clone(),
+            kernel[0],
+            window.stride[0],
+            padding[0],
+            window.dilation[0],
+            pool.ceil,
+        ),
+        _ => Dispatch::max_pool2d(
+            x.0.clone(),
+            axes(kernel),
+            axes(&window.stride),
+            axes(&padding),
+            axes(&window.dilation),
+            pool.ceil,
+        ),
+    })
+}
+
+fn avg_pool(x: &Value, pool: &Pool, count_padding: bool) -> Value {
+    let padding: Vec<usize> = pool.window.padding.iter().map(|p| p.0).collect();
+    let (kernel, window) = (&pool.kernel, &pool.window);
+    Value(match kernel.len() {
+        1 => Dispatch::avg_pool1d(
+            x.0.clone(),
+            kernel[0],
+            window.stride[0],
+            padding[0],
+            count_padding,
+            pool.ceil,
+        ),
+        _ => Dispatch::avg_pool2d(
+            x.0.clone(),
+            axes(kernel),
+            axes(&window.stride),
+            axes(&padding),
+            count_padding,
+            pool.ceil,
+        ),
+    })
+}
+
+fn interpolation(mode: Interpolation, align_corners: bool) -> InterpolateOptions {
+    let mode = match mode {
+        Interpolation::Nearest => InterpolateMode::Nearest,
+        Interpolation::NearestExact => InterpolateMode::NearestExact,
+        Interpolation::Bilinear => InterpolateMode::Bilinear,
+        Interpolation::Bicubic => InterpolateMode::Bicubic,
+        Interpolation::Lanczos3 => InterpolateMode::Lanczos3,
+    };
+    InterpolateOptions::new(mode).with_align_corners(align_corners)
+}
+
+pub(crate) fn unary(function: Unary, x: &Value) -> Value {
+    if !x.is_float() {
+        return unary_int(function, x);
+    }
+    let raw = x.0.clone();
+    let number = Scalar::Float;
+    Value(match function {
+        Unary::Relu => Dispatch::relu(raw),
+        Unary::LeakyRelu { slope } => Dispatch::leaky_relu(raw, number(slope)),
+        Unary::Gelu => Dispatch::gelu(raw),
+        Unary::Sigmoid => Dispatch::sigmoid(raw),
+        Unary::HardSigmoid { alpha, beta } => {
+            Dispatch::hard_sigmoid(raw, number(alpha), number(beta))
+        }
+        Unary::LogSigmoid => Dispatch::log_sigmoid(raw),
+        Unary::Tanh => Dispatch::float_tanh(raw),
+        Unary::Exp => Dispatch::float_exp(raw),
+        Unary::Log => Dispatch::float_log(raw),
+        Unary::Log1p => Dispatch::float_log1p(raw),
+        Unary::Erf => Dispatch::float_erf(raw),
+        Unary::Sqrt => Dispatch::float_sqrt(raw),
+        Unary::Abs => Dispatch::float_abs(raw),
+        Unary::Neg => Dispatch::float_neg(raw),
+        Unary::Sign => Dispatch::float_sign(raw),
+        Unary::Recip => Dispatch::float_recip(raw),
+        Unary::Sin => Dispatch::float_sin(raw),
+        Unary::Cos => Dispatch::float_cos(raw),
+        Unary::Tan => Dispatch::float_tan(raw),
+        Unary::Sinh => Dispatch::float_sinh(raw),
+        Unary::Cosh => Dispatch::float_cosh(raw),
+        Unary::Atan => Dispatch::float_atan(raw),
+        Unary::Round => Dispatch::float_round(raw),
+        Unary::Floor => Dispatch::float_floor(raw),
+        Unary::Ceil => Dispatch::float_ceil(raw),
+        Unary::Add(by) => Dispatch::float_add_scalar(raw, number(by)),
+        Unary::Mul(by) => Dispatch::float_mul_scalar(raw, number(by)),
+        Unary::Div(by) => Dispatch::float_div_scalar(raw, number(by)),
+        Unary::Power(by) => Dispatch::float_powf_scalar(raw, number(by)),
+        Unary::Clamp { min, max } => Dispatch::float_clamp(raw, number(min), number(max)),
+    })
+}
+
+fn unary_int(function: Unary, x: &Value) -> Value {
+    let raw = x.0.clone();
+    let number = |by: f64| Scalar::Int(by as i64);
+    Value(match function {
+        Unary::Add(by) => Dispatch::int_add_scalar(raw, number(by)),
+        Unary::Mul(by) => Dispatch::int_mul_scalar(raw, number(by)),
+        Unary::Div(by) => Dispatch::int_div_scalar(raw, number(by)),
+        Unary::Neg => Dispatch::int_neg(raw),
+        Unary::Abs => Dispatch::int_abs(raw),
+        other => panic!("{other:?} of whole numbers is not supported"),
+    })
+}
+
+fn binary(function: Binary, a: &Value, b: &Value) -> Value {
+    match (a.is_float(), function) {
+        (true, Binary::Add) => a + b,
+        (true, Binary::Sub) => a - b,
+        (true, Binary::Mul) => a * b,
+        (true, Binary::Div) => a / b,
+        (true, Binary::Power) => Value(Dispatch::float_powf(a.0.clone(), b.0.clone())),
+        (false, Binary::Add) => Value(Dispatch::int_add(a.0.clone(), b.0.clone())),
+        (false, Binary::Sub) => Value(Dispatch::int_sub(a.0.clone(), b.0.clone())),
+        (false, Binary::Mul) => Value(Dispatch::int_mul(a.0.clone(), b.0.clone())),
+        (false, Binary::Div) => Value(Dispatch::int_div(a.0.clone(), b.0.clone())),
+        (false, Binary::Power) => panic!("powers of whole numbers are not supported"),
+    }
+}
+
+fn reduce(how: Reduce, x: Value, axis: usize) -> Value {
+    Value(match how {
+        Reduce::Sum if !x.is_float() => Dispatch::int_sum_dim(x.0, axis),
+        Reduce::Sum => Dispatch::float_sum_dim(x.0, axis),
+        Reduce::Mean => Dispatch::float_mean_dim(x.0, axis),
+        Reduce::Max => Dispatch::float_max_dim(x.0, axis),
+        Reduce::Min => Dispatch::float_min_dim(x.0, axis),
+        Reduce::Product => Dispatch::float_prod_dim(x.0, axis),
+    })
+}
+
+fn compare(how: Compare, a: &Value, b: &Value) -> DispatchTensor {
+    let (is_float, a, b) = (a.is_float(), a.0.clone(), b.0.clone());
+    let native = BoolDType::Native;
+    match (is_float, how) {
+        (true, Compare::Equal) => Dispatch::float_equal(a, b, native),
+        (true, Compare::NotEqual) => Dispatch::float_not_equal(a, b, native),
+        (true, Compare::Greater) => Dispatch::float_greater(a, b, native),
+        (true, Compare::GreaterEqual) => Dispatch::float_greater_equal(a, b, native),
+        (true, Compare::Lower) => Dispatch::float_lower(a, b, native),
+        (true, Compare::LowerEqual) => Dispatch::float_lower_equal(a, b, native),
+        (false, Compare::Equal) => Dispatch::int_equal(a, b, native),
+        (false, Compare::NotEqual) => Dispatch::int_not_equal(a, b, native),
+        (false, Compare::Greater) => Dispatch::int_greater(a, b, native),
+        (false, Compare::GreaterEqual) => Dispatch::int_greater_equal(a, b, native),
+        (false, Compare::Lower) => Dispatch::int_lower(a, b, native),
+        (false, Compare::LowerEqual) => Dispatch::int_lower_equal(a, b, native),
+    }
+}
+
+fn compare_to(how: Compare, x: &Value, number: f64) -> DispatchTensor {
+    let (is_float, x) = (x.is_float(), x.0.clone());
+    let native = BoolDType::Native;
+    let (float, int) = (Scalar::Float(number), Scalar::Int(number as i64));
+    match (is_float, how) {
+        (true, Compare::Equal) => Dispatch::float_equal_elem(x, float, native),
+        (true, Compare::NotEqual) => Dispatch::float_not_equal_elem(x, float, native),
+        (true, Compare::Greater) => Dispatch::float_greater_elem(x, float, native),
+        (true, Compare::GreaterEqual) => Dispatch::float_greater_equal_elem(x, float, native),
+        (true, Compare::Lower) => Dispatch::float_lower_elem(x, float, native),
+        (true, Compare::LowerEqual) => Dispatch::float_lower_equal_elem(x, float, native),
+        (false, Compare::Equal) => Dispatch::int_equal_elem(x, int, native),
+        (false, Compare::NotEqual) => Dispatch::int_not_equal_elem(x, int, native),
+        (false, Compare::Greater) => Dispatch::int_greater_elem(x, int, native),
+        (false, Compare::GreaterEqual) => Dispatch::int_greater_equal_elem(x, int, native),
+        (false, Compare::Lower) => Dispatch::int_lower_elem(x, int, native),
+        (false, Compare::LowerEqual) => Dispatch::int_lower_equal_elem(x, int, native),
+    }
+}
+
+fn slices(spans: &[Span], rows: usize) -> Vec<Slice> {
+    spans
+        .iter()
+        .map(|span| {
+            let (start, end) = (span.start.at(rows) as isize, span.end.at(rows) as isize);
+            Slice::new(start, Some(end), span.step)
+        })
+        .collect()
+}
+
+fn cast(x: &Value, dtype: DType) -> Value {
+    let from = x.dtype();
+    let float = || FloatDType::from(dtype);
+    let raw = x.0.clone();
+    Value(if from.is_float() && dtype.is_float() {
+        Dispatch::float_cast(raw, float())
+    } else if from.is_float() {
+        Dispatch::float_into_int(raw, IntDType::from(dtype))
+    } else if from.is_bool() && dtype.is_float() {
+        Dispatch::bool_into_float(raw, float())
+    } else if from.is_bool() {
+        Dispatch::bool_into_int(raw, IntDType::from(dtype))
+    } else if dtype.is_float() {
+        Dispatch::int_into_float(raw, float())
+    } else {
+        Dispatch::int_cast(raw, IntDType::from(dtype))
+    })
+}

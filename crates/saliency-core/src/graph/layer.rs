@@ -1,0 +1,223 @@
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Graph, NodeId, Op, Size, run::described};
+use crate::error::Error;
+
+/// Which layer a method looks at: the last one with positions, or one by name.
+///
+/// A name is that of a node (`layer4.2.conv3`, `relu_17`) or of a module (`layer4`): then it
+/// is the module's output.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
+pub enum Layer {
+    /// The last layer that still has positions: what Grad-CAM wants.
+    #[default]
+    LastSpatial,
+    /// By name.
+    Named(String),
+}
+
+impl Layer {
+    /// The last layer that still has positions.
+    pub fn last_spatial() -> Self {
+        Layer::LastSpatial
+    }
+}
+
+const LAST_SPATIAL: &str = "last-spatial";
+
+impl From<&str> for Layer {
+    fn from(name: &str) -> Self {
+        match name {
+            LAST_SPATIAL => Layer::LastSpatial,
+            name => Layer::Named(name.into()),
+        }
+    }
+}
+
+impl From<String> for Layer {
+    fn from(name: String) -> Self {
+        Layer::from(name.as_str())
+    }
+}
+
+impl From<Layer> for String {
+    fn from(layer: Layer) -> Self {
+        layer.to_string()
+    }
+}
+
+impl fmt::Display for Layer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Layer::LastSpatial => LAST_SPATIAL,
+            Layer::Named(name) => name,
+        })
+    }
+}
+
+/// One line of the list of layers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct LayerInfo {
+    /// The node's name.
+    pub name: String,
+    /// The operation's.
+    pub op: String,
+    /// The output's shape, with `rows` for the batch.
+    pub shape: String,
+    /// How many numbers its own parameters have.
+    pub parameters: usize,
+}
+
+impl Graph {
+    /// All nodes but the input and the constants.
+    pub fn layers(&self) -> Vec<LayerInfo> {
+        self.nodes()
+            .filter(|(_, node)| !matches!(node.op, Op::Input | Op::Constant))
+            .map(|(_, node)| LayerInfo {
+                name: node.name.clone(),
+                op: node.op.name().into(),
+                shape: described(&node.shape),
+                parameters: node
+                    .inputs
+                    .iter()
+                    .filter_map(|id| self.constant(*id))
+                    .map(|value| value.shape().iter().product::<usize>())
+                    .sum(),
+            })
+            .collect()
+    }
+
+    /// The node of a layer.
+    ///
+    /// # Errors
+    /// [`Error::UnknownLayer`] with the nearest names; [`Error::NoSpatialLayer`].
+    pub fn layer(&self, layer: &Layer) -> Result<NodeId, Error> {
+        match layer {
+            Layer::LastSpatial => self.last_spatial(),
+            Layer::Named(name) => self.named(name),
+        }
+    }
+
+    fn named(&self, name: &str) -> Result<NodeId, Error> {
+        let found = self
+            .nodes()
+            .find(|(_, node)| node.name == name && node.op != Op::Constant);
+        match found {
+            Some((id, _)) => Ok(id),
+            None => self.module_output(name).ok_or_else(|| {
+                let near = self.nearest(name);
+                Error::UnknownLayer {
+                    name: name.into(),
+                    hint: format!("did you mean {}?", near.join(", ")),
+                }
+            }),
+        }
+    }
+
+    /// The output of a module: the first node through which everything goes that the module's
+    /// own nodes make, and the activation that follows it.
+    fn module_output(&self, module: &str) -> Option<NodeId> {
+        let prefix = format!("{module}.");
+        let inside: Vec<NodeId> = self
+            .nodes()
+            .filter(|(_, node)| node.op != Op::Constant && node.name.starts_with(&prefix))
+            .map(|(id, _)| id)
+            .collect();
+        let users = self.users();
+        // Walking forward, the open ends are the nodes whose users have not been reached. Where
+        // there is one, everything goes through it.
+        let last = *inside.last()?;
+        let mut reached = vec![false; self.nodes.len()];
+        for id in &inside {
+            reached[id.0] = true;
+        }
+        let mut output = None;
+        for id in inside[0].0..self.nodes.len() {
+            let here = NodeId(id);
+            reached[id] |= self.node(here).inputs.iter().any(|input| reached[input.0]);
+            if !reached[id] || here < last {
+                continue;
+            }
+            let open = (inside[0].0..=id)
+                .filter(|&n| reached[n] && users[n].iter().any(|user| user.0 > id));
+            if open.take(2).eq([id]) || here == self.output {
+                output = Some(here);
+                break;
+            }
+        }
+        let output = output?;
+        let follows = match users[output.0][..] {
+            [only] if self.node(only).op.is_activation() => only,
+            _ => output,
+        };
+        Some(follows)
+    }
+
+    /// Which nodes use each node.
+    pub(crate) fn users(&self) -> Vec<Vec<NodeId>> {
+        let mut users = vec![Vec::new(); self.nodes.len()];
+        for (id, node) in self.nodes() {
+            for input in &node.inputs {
+                users[input.0].push(id);
+            }
+        }
+        users
+    }
+
+    /// The last node of shape [rows, channels, positions ...] with more than one position
+    /// along each axis, or of a transformer's tokens [rows, tokens, width].
+    fn last_spatial(&self) -> Result<NodeId, Error> {
+        let from_input = self.dependents(self.input);
+        let several = |sizes: &[Size]| {
+            sizes
+                .iter()
+                .all(|size| matches!(size, Size::Fixed(size) if *size > 1))
+        };
+        let spatial = |(id, node): &(NodeId, &super::Node)| {
+            from_input[id.0]
+                && *id != self.input
+                && node.shape.first() == Some(&Size::Rows(1))
+                && node.shape.len() >= 3
+                && several(&node.shape[2..])
+                && several(&node.shape[1..2])
+        };
+        self.nodes()
+            .filter(spatial)
+            .last()
+            .map(|(id, _)| id)
+            .ok_or(Error::NoSpatialLayer)
+    }
+
+    /// The names most like a wrong one.
+    fn nearest(&self, name: &str) -> Vec<String> {
+        let mut known: Vec<(usize, &str)> = self
+            .nodes()
+            .filter(|(_, node)| !matches!(node.op, Op::Constant))
+            .map(|(_, node)| (distance(name, &node.name), node.name.as_str()))
+            .collect();
+        known.sort();
+        known
+            .into_iter()
+            .take(3)
+            .map(|(_, name)| name.to_owned())
+            .collect()
+    }
+}
+
+/// Levenshtein's edit distance.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, &y) in b.iter().enumerate() {
+            let changed = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = changed.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}

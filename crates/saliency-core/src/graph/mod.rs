@@ -1,0 +1,300 @@
+//! The inside of a model: a small typed graph that this crate runs itself.
+//!
+//! [`Graph::trace`] records the forward pass of any Burn module, unchanged. Every node can then
+//! be read, replaced, cut at, or given a backward [`Rule`] of its own; no hooks, and nothing in
+//! the module's code changes. A graph is itself a [`Model`].
+
+mod backward;
+mod convert;
+mod execute;
+mod layer;
+mod names;
+mod op;
+mod passes;
+mod run;
+mod trace;
+mod value;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+
+use burn::{
+    module::Module,
+    tensor::{DType, Device, Tensor},
+};
+
+pub use backward::{Activations, Rule, Site};
+pub use layer::{Layer, LayerInfo};
+pub use op::{
+    Along, Binary, Compare, Interpolation, Op, PadWith, Pool, Reduce, Size, Span, Unary, Window,
+};
+pub use value::Value;
+
+use crate::{error::Error, model::Model};
+
+/// A node of a [`Graph`], by number. Nodes are numbered in an order in which they can run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeId(pub(crate) usize);
+
+/// One operation of a graph.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// Its name: the path of the module whose parameters it uses (`layer4.2.conv3`), else the
+    /// operation and a number (`relu_17`).
+    pub name: String,
+    /// What it computes.
+    pub op: Op,
+    /// Where its inputs come from.
+    pub inputs: Vec<NodeId>,
+    /// The shape of its output.
+    pub shape: Vec<Size>,
+    /// The parameter's path, for constants that are parameters.
+    path: Option<String>,
+    /// The value of a constant.
+    value: Option<Value>,
+}
+
+impl Node {
+    fn new(op: Op, inputs: Vec<NodeId>, shape: Vec<Size>, path: Option<String>) -> Self {
+        Node {
+            name: String::new(),
+            op,
+            inputs,
+            shape,
+            path,
+            value: None,
+        }
+    }
+
+    /// The shape for a number of rows.
+    pub fn shape_at(&self, rows: usize) -> Vec<usize> {
+        self.shape.iter().map(|size| size.at(rows)).collect()
+    }
+}
+
+/// A model as a graph of operations, with its parameters.
+///
+/// ```
+/// use burn::{module::Module, nn::{Linear, LinearConfig}, tensor::{Device, Tensor, activation::relu}};
+/// use saliency_core::{Graph, Gradient, Method};
+///
+/// #[derive(Module, Debug)]
+/// struct Mlp { hidden: Linear, out: Linear }
+///
+/// impl Mlp {
+///     fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+///         self.out.forward(relu(self.hidden.forward(x)))
+///     }
+/// }
+///
+/// let device = Device::flex();
+/// let mlp = Mlp {
+///     hidden: LinearConfig::new(4, 8).init(&device),
+///     out: LinearConfig::new(8, 3).init(&device),
+/// };
+/// let x = Tensor::<2>::ones([5, 4], &device);
+/// let graph = Graph::trace(&mlp, |m, x| m.forward(x), &x)?;
+/// let names: Vec<_> = graph.layers().iter().map(|l| l.name.clone()).collect();
+/// assert_eq!(names, ["hidden", "relu_1", "out"]);
+///
+/// // It is a model, at any batch size.
+/// let map = Gradient.explain(&graph, x, 1)?;
+/// assert_eq!(map.values.dims(), [5, 4]);
+/// # Ok::<(), saliency_core::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Graph {
+    nodes: Vec<Node>,
+    input: NodeId,
+    output: NodeId,
+    device: Device,
+    dtype: DType,
+}
+
+impl Graph {
+    /// Records `forward` of `module`, in inference mode, for inputs shaped like `example`
+    /// (its rows do not matter; its other sizes and its float type do).
+    ///
+    /// Nothing is computed: Burn records the operations at two batch sizes, so that sizes that
+    /// depend on the batch are known. The closure must use the module it is given.
+    ///
+    /// # Errors
+    /// [`Error::UnsupportedOp`] names an operation this crate cannot run; [`Error::Trace`] says
+    /// why the forward pass cannot be recorded (it reads values back, or does other operations
+    /// at another batch size).
+    pub fn trace<const D: usize, M: Module>(
+        module: &M,
+        forward: impl Fn(&M, Tensor<D>) -> Tensor<2>,
+        example: &Tensor<D>,
+    ) -> Result<Self, Error> {
+        trace::trace(module, forward, example)
+    }
+
+    fn empty(device: Device, dtype: DType) -> Self {
+        Graph {
+            nodes: Vec::new(),
+            input: NodeId(0),
+            output: NodeId(0),
+            device,
+            dtype,
+        }
+    }
+
+    fn add(&mut self, node: Node) -> NodeId {
+        self.nodes.push(node);
+        NodeId(self.nodes.len() - 1)
+    }
+
+    /// A node.
+    pub fn node(&self, id: NodeId) -> &Node {
+        &self.nodes[id.0]
+    }
+
+    /// All nodes, constants among them, in an order in which they can run.
+    pub fn nodes(&self) -> impl Iterator<Item = (NodeId, &Node)> {
+        self.nodes.iter().enumerate().map(|(i, n)| (NodeId(i), n))
+    }
+
+    /// The input.
+    pub fn input(&self) -> NodeId {
+        self.input
+    }
+
+    /// The output.
+    pub fn output(&self) -> NodeId {
+        self.output
+    }
+
+    /// Where the parameters are.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// The value of a constant.
+    pub fn constant(&self, id: NodeId) -> Option<&Value> {
+        self.node(id).value.as_ref()
+    }
+
+    /// The same graph with its parameters on another device.
+    pub fn to_device(&self, device: &Device) -> Self {
+        let mut graph = self.clone();
+        for node in &mut graph.nodes {
+            node.value = node.value.as_ref().map(|value| value.to_device(device));
+        }
+        graph.device = device.clone();
+        graph
+    }
+
+    /// The same graph with its floats in another type.
+    pub fn cast(&self, dtype: DType) -> Self {
+        let mut graph = self.clone();
+        for node in &mut graph.nodes {
+            node.value = node.value.as_ref().map(|value| value.cast(dtype));
+            match &mut node.op {
+                Op::Full { dtype: own, .. } | Op::Cast(own) if own.is_float() => *own = dtype,
+                _ => {}
+            }
+        }
+        graph.dtype = dtype;
+        graph
+    }
+
+    /// The same graph with other values for some constants, by the path of the parameter
+    /// (`layer4.2.conv3.weight`).
+    ///
+    /// # Errors
+    /// [`Error::UnknownLayer`] names a path that no parameter has; [`Error::Shape`].
+    pub fn with_parameters(&self, values: &HashMap<String, Value>) -> Result<Self, Error> {
+        let mut graph = self.clone();
+        for (path, value) in values {
+            let node = graph
+                .nodes
+                .iter_mut()
+                .find(|node| node.path.as_ref() == Some(path))
+                .ok_or_else(|| Error::UnknownLayer {
+                    name: path.clone(),
+                    hint: "it is not a parameter of this graph".into(),
+                })?;
+            let shape = node.value.as_ref().map(Value::shape).unwrap_or_default();
+            if shape != value.shape() {
+                return Err(Error::Shape {
+                    what: "a parameter",
+                    expected: format!("{shape:?} for {path}"),
+                    got: value.shape(),
+                });
+            }
+            node.value = Some(value.to_device(&self.device));
+        }
+        Ok(graph)
+    }
+
+    /// All parameters by path.
+    pub fn parameters(&self) -> impl Iterator<Item = (&str, &Value)> {
+        self.nodes
+            .iter()
+            .filter_map(|node| Some((node.path.as_deref()?, node.value.as_ref()?)))
+    }
+
+    /// Bytes that the values of all nodes take for one row: what a forward pass for a backward
+    /// pass keeps, at most.
+    pub fn row_bytes(&self) -> usize {
+        let elements: usize = self
+            .nodes
+            .iter()
+            .filter(|node| node.op != Op::Constant)
+            .map(|node| node.shape_at(1).iter().product::<usize>())
+            .sum();
+        elements * self.dtype.size()
+    }
+
+    /// How many nodes use each node.
+    fn uses(&self) -> Vec<usize> {
+        let mut uses = vec![0; self.nodes.len()];
+        for node in &self.nodes {
+            for input in &node.inputs {
+                uses[input.0] += 1;
+            }
+        }
+        uses[self.output.0] += 1;
+        uses
+    }
+
+    fn finish(self) -> Result<Self, Error> {
+        let mut graph = passes::canonical(self);
+        names::name(&mut graph);
+        let output = graph.node(graph.output);
+        match output.shape[..] {
+            [Size::Rows(1), Size::Fixed(_)] => Ok(graph),
+            _ => Err(Error::trace(format!(
+                "the output's shape does not follow the rows of the input: it is {:?}, and must be [rows, outputs]",
+                output.shape
+            ))),
+        }
+    }
+}
+
+/// The inside of the model a method was given.
+pub(crate) fn inside<'a, const D: usize>(
+    model: &'a dyn Model<D>,
+    method: &str,
+) -> Result<&'a Graph, Error> {
+    model.graph().ok_or_else(|| Error::NeedsGraph {
+        method: method.into(),
+    })
+}
+
+impl<const D: usize> Model<D> for Graph {
+    /// # Panics
+    /// Where the input has another shape than the example the graph was traced with; methods
+    /// turn that into an error.
+    fn forward(&self, input: Tensor<D>) -> Tensor<2> {
+        let mut values = self.evaluate(&[(self.input, input.into())], &[self.output]);
+        values.remove(0).tensor()
+    }
+
+    fn graph(&self) -> Option<&Graph> {
+        Some(self)
+    }
+}
