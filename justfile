@@ -42,6 +42,7 @@ bench *args: venv
 reference: venv
     {{python}} tests/reference/golden.py
     {{python}} tests/reference/paths.py
+    {{python}} tests/reference/masks.py
     {{python}} tests/reference/colormaps.py
     {{python}} tests/reference/preprocess.py
     {{python}} tests/reference/weights.py

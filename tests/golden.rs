@@ -5,6 +5,7 @@
 
 mod paths;
 mod ablation;
+mod masks;
 
 use std::path::{Path, PathBuf};
 

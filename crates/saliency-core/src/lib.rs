@@ -40,6 +40,7 @@ mod blur;
 mod error;
 mod features;
 pub mod graph;
+mod grid;
 mod host;
 mod least_squares;
 mod map;
@@ -48,6 +49,7 @@ mod methods;
 mod model;
 pub mod noise;
 mod plan;
+mod quasi;
 mod recipe;
 mod reduce;
 mod run;
@@ -65,6 +67,7 @@ pub use baseline::Baseline;
 pub use error::Error;
 pub use features::{Features, Groups};
 pub use graph::{Graph, Layer};
+pub use grid::Upsampling;
 pub use map::{Map, normalise, pearson};
 pub use method::Method;
 pub use methods::{
@@ -72,9 +75,13 @@ pub use methods::{
     Ranking, Regions, Rule, SmoothGrad, Xrai,
     Aggregation, Distance, Estimator, FeatureAblation, FeaturePermutation, Fit, Form, Gradient,
     InputXGradient, KernelShap, Lime, Occlusion, Shapley, SmoothGrad,
+    CellKernel, ExtremalPerturbation, ExtremalReward, ExtremalVariant, Form, Gradient, Hsic,
+    InputXGradient, MeaningfulPerturbation, Perturbation, Rise, RiseWeighting, ScoreWidth,
+    SmoothGrad, Sobol, SobolEstimator, SobolOrder,
 };
 pub use model::{Model, Probabilities};
 pub use noise::NoiseScale;
+pub use quasi::Design;
 pub use recipe::{Family, MethodInfo, Needs, Recipe};
 pub use reduce::{Reduction, reduce, signed_pair};
 pub use run::{BatchSize, ModeCheck, Progress, ProgressFn, Run, Stage};

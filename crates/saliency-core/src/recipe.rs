@@ -14,6 +14,11 @@ use crate::{
     },
     model::Model,
     noise::NoiseScale,
+        ExtremalPerturbation, Form, Gradient, Hsic, InputXGradient, MeaningfulPerturbation, Rise,
+        RiseWeighting, ScoreWidth, SmoothGrad, Sobol, SobolOrder,
+    },
+    model::Model,
+    quasi::Design,
     run::Run,
     target::Goal,
 };
@@ -230,6 +235,11 @@ registry! {
         Shapley(Shapley) = "shapley", Perturbation, Scores, "score that each feature adds, averaged over all orders";
         KernelShap(KernelShap) = "kernel-shap", Perturbation, Scores, "Shapley values by weighted least squares";
         Lime(Lime) = "lime", Perturbation, Scores, "weights of a linear model fitted near the input";
+        Rise(Rise) = "rise", Perturbation, Scores, "mean score under random masks, weighted by the masks";
+        Sobol(Sobol) = "sobol", Perturbation, Scores, "share of the score's variance under masks that each cell takes part in";
+        Hsic(Hsic) = "hsic", Perturbation, Scores, "how far the score depends on each cell under random masks";
+        ExtremalPerturbation(ExtremalPerturbation) = "extremal-perturbation", Perturbation, Gradients, "the smooth mask of a given area that keeps the score highest";
+        MeaningfulPerturbation(MeaningfulPerturbation) = "meaningful-perturbation", Perturbation, Gradients, "the least mask whose blur takes the score away";
     }
     presets {
         "smoothgrad-signed" = SmoothGrad SmoothGrad::default().form(Form::Mean), "mean gradient over noisy copies";
@@ -246,6 +256,11 @@ registry! {
         "occlusion-pair" = Occlusion Occlusion::pair(), "PAIR's occlusion: 15 wide, at every place, summed";
         "shapley-sampling" = Shapley Shapley::captum(), "Captum's ShapleyValueSampling: 25 orders at random";
         "lime-captum" = Lime Lime::captum(), "Captum's LIME: lasso, weights by the distance of the inputs";
+        "rise-xplique" = Rise Rise::default().weighting(RiseWeighting::Observed), "RISE divided by the observed masks";
+        "sobol-first-order" = Sobol Sobol::default().order(SobolOrder::First), "share of the score's variance that each cell explains alone";
+        "sobol-xplique" = Sobol Sobol::default().design(Design::Sobol), "Sobol indices over the plain Sobol sequence";
+        "hsic-xplique" = Hsic Hsic::default().width(ScoreWidth::MedianScore).design(Design::Sobol), "HSIC with the median score as the kernel's width";
+        "extremal-perturbation-areas" = ExtremalPerturbation ExtremalPerturbation::many_areas(), "mean of extremal masks of six areas, smoothed";
     }
 }
 
