@@ -6,7 +6,7 @@ use crate::{
     attribution::Outcome,
     error::Error,
     method::Method,
-    methods::{Form, Gradient, InputXGradient, SmoothGrad},
+    methods::{DeepLift, Form, Gradient, InputXGradient, SmoothGrad},
     model::Model,
     run::Run,
     target::Goal,
@@ -210,11 +210,13 @@ registry! {
         Gradient(Gradient) = "gradient", Gradient, Gradients, "d score / d input, signed";
         InputXGradient(InputXGradient) = "input-x-gradient", Gradient, Gradients, "input times gradient";
         SmoothGrad(SmoothGrad<Box<Recipe>>) = "smoothgrad", Gradient, Gradients, "mean |gradient| over noisy copies of the input";
+        DeepLift(DeepLift) = "deeplift", Rule, Graph, "differences from a baseline passed back through every operation";
     }
     presets {
         "smoothgrad-signed" = SmoothGrad SmoothGrad::default().form(Form::Mean), "mean gradient over noisy copies";
         "smoothgrad-squared" = SmoothGrad SmoothGrad::default().form(Form::MeanSquare), "mean gradient^2 over noisy copies";
         "vargrad" = SmoothGrad SmoothGrad::default().form(Form::Variance), "variance of the gradient over noisy copies";
+        "deeplift-captum" = DeepLift DeepLift::captum(), "DeepLIFT with the rules of Captum";
     }
 }
 
