@@ -57,7 +57,7 @@ pub use error::Error;
 pub use graph::{Graph, Layer};
 pub use map::{Map, normalise, pearson};
 pub use method::Method;
-pub use methods::{DeepLift, Form, Gradient, InputXGradient, LiftRules, SmoothGrad};
+pub use methods::{DeepLift, DeepLiftShap, Form, Gradient, InputXGradient, LiftRules, SmoothGrad};
 pub use model::{Model, Probabilities};
 pub use noise::NoiseScale;
 pub use recipe::{Family, MethodInfo, Needs, Recipe};

@@ -6,7 +6,7 @@ use crate::{
     attribution::Outcome,
     error::Error,
     method::Method,
-    methods::{DeepLift, Form, Gradient, InputXGradient, SmoothGrad},
+    methods::{DeepLift, DeepLiftShap, Form, Gradient, InputXGradient, SmoothGrad},
     model::Model,
     run::Run,
     target::Goal,
@@ -211,12 +211,14 @@ registry! {
         InputXGradient(InputXGradient) = "input-x-gradient", Gradient, Gradients, "input times gradient";
         SmoothGrad(SmoothGrad<Box<Recipe>>) = "smoothgrad", Gradient, Gradients, "mean |gradient| over noisy copies of the input";
         DeepLift(DeepLift) = "deeplift", Rule, Graph, "differences from a baseline passed back through every operation";
+        DeepLiftShap(DeepLiftShap) = "deeplift-shap", Rule, Graph, "DeepLIFT averaged over a set of baselines";
     }
     presets {
         "smoothgrad-signed" = SmoothGrad SmoothGrad::default().form(Form::Mean), "mean gradient over noisy copies";
         "smoothgrad-squared" = SmoothGrad SmoothGrad::default().form(Form::MeanSquare), "mean gradient^2 over noisy copies";
         "vargrad" = SmoothGrad SmoothGrad::default().form(Form::Variance), "variance of the gradient over noisy copies";
         "deeplift-captum" = DeepLift DeepLift::captum(), "DeepLIFT with the rules of Captum";
+        "deeplift-shap-captum" = DeepLiftShap DeepLiftShap::captum(), "the same averaged over a set of baselines";
     }
 }
 
