@@ -81,7 +81,7 @@ pub enum LiftRules {
     /// All that are not linear, so that the values add up.
     #[default]
     Complete,
-    /// Those that Captum 0.8 knows: ReLU, leaky ReLU, ELU, sigmoid, tanh, softplus, max pools,
+    /// Those that Captum 0.9 knows: ReLU, leaky ReLU, ELU, sigmoid, tanh, softplus, max pools,
     /// and softmax, whose multipliers are centred (over the row; Captum does so over the batch).
     /// Unlike Captum's, a position that wins several overlapping pooling windows gets the sum
     /// of their shares, not that of one of them.
@@ -596,7 +596,7 @@ mod tests {
     type Function = fn(&Parts, Tensor<2>) -> Tensor<2>;
 
     fn traced(function: Function) -> Graph {
-        let graph = Graph::trace(&parts(), |m, x| function(m, x), &table(1, 0)).unwrap();
+        let graph = Graph::trace(&parts(), function, &table(1, 0)).unwrap();
         graph.cast(DType::F64)
     }
 
@@ -733,7 +733,8 @@ mod tests {
     /// whatever Burn makes the function of.
     #[test]
     fn activations_get_their_own_difference() {
-        let functions: [(&str, fn(Tensor<2>) -> Tensor<2>); 19] = [
+        type Function = fn(Tensor<2>) -> Tensor<2>;
+        let functions: [(&str, Function); 19] = [
             ("relu", activation::relu),
             ("gelu", activation::gelu),
             ("gelu_approximate", activation::gelu_approximate),
