@@ -6,6 +6,8 @@
 mod paths;
 mod ablation;
 mod masks;
+#[path = "golden/deeplift.rs"]
+mod deeplift;
 
 use std::path::{Path, PathBuf};
 

@@ -11,7 +11,7 @@ use burn::{
     tensor::{Device, DeviceType, Tensor},
 };
 use saliency_core::{
-    Attribution, BatchSize, Gradient, Method, Recipe, Reduction, Run, Target,
+    Attribution, BatchSize, Gradient, Graph, Method, Recipe, Reduction, Run, Target,
     analysis::{Classes, compare_classes},
     noise::standard_normal,
 };
@@ -50,7 +50,7 @@ pub fn wgpu() -> Option<Device> {
 }
 
 #[allow(deprecated)]
-fn ndarray() -> Device {
+pub fn ndarray() -> Device {
     Device::ndarray()
 }
 
@@ -95,13 +95,9 @@ fn methods() -> Vec<Recipe> {
 
 fn explain(recipe: &Recipe, device: &Device) -> Attribution<4> {
     let run = Run::new().batch_size(BatchSize::Rows(4));
+    let graph = Graph::trace(&small_resnet(device), |m, x| m.forward(x), &images(device)).unwrap();
     recipe
-        .explain_with(
-            &small_resnet(device),
-            images(device),
-            &Target::Predicted,
-            &run,
-        )
+        .explain_with(&graph, images(device), &Target::Predicted, &run)
         .unwrap()
 }
 

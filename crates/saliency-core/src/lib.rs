@@ -79,6 +79,7 @@ pub use methods::{
     InputXGradient, MeaningfulPerturbation, Perturbation, Rise, RiseWeighting, ScoreWidth,
     SmoothGrad, Sobol, SobolEstimator, SobolOrder,
 };
+pub use methods::{DeepLift, DeepLiftShap, Form, Gradient, InputXGradient, LiftRules, SmoothGrad};
 pub use model::{Model, Probabilities};
 pub use noise::NoiseScale;
 pub use quasi::Design;

@@ -12,6 +12,7 @@ use crate::{
         FeatureAblation, FeaturePermutation, Form, Gradient, InputXGradient, KernelShap, Lime,
         Occlusion, Shapley, SmoothGrad,
     },
+    methods::{DeepLift, DeepLiftShap, Form, Gradient, InputXGradient, SmoothGrad},
     model::Model,
     noise::NoiseScale,
         ExtremalPerturbation, Form, Gradient, Hsic, InputXGradient, MeaningfulPerturbation, Rise,
@@ -240,6 +241,8 @@ registry! {
         Hsic(Hsic) = "hsic", Perturbation, Scores, "how far the score depends on each cell under random masks";
         ExtremalPerturbation(ExtremalPerturbation) = "extremal-perturbation", Perturbation, Gradients, "the smooth mask of a given area that keeps the score highest";
         MeaningfulPerturbation(MeaningfulPerturbation) = "meaningful-perturbation", Perturbation, Gradients, "the least mask whose blur takes the score away";
+        DeepLift(DeepLift) = "deeplift", Rule, Graph, "differences from a baseline passed back through every operation";
+        DeepLiftShap(DeepLiftShap) = "deeplift-shap", Rule, Graph, "DeepLIFT averaged over a set of baselines";
     }
     presets {
         "smoothgrad-signed" = SmoothGrad SmoothGrad::default().form(Form::Mean), "mean gradient over noisy copies";
@@ -261,6 +264,8 @@ registry! {
         "sobol-xplique" = Sobol Sobol::default().design(Design::Sobol), "Sobol indices over the plain Sobol sequence";
         "hsic-xplique" = Hsic Hsic::default().width(ScoreWidth::MedianScore).design(Design::Sobol), "HSIC with the median score as the kernel's width";
         "extremal-perturbation-areas" = ExtremalPerturbation ExtremalPerturbation::many_areas(), "mean of extremal masks of six areas, smoothed";
+        "deeplift-captum" = DeepLift DeepLift::captum(), "DeepLIFT with the rules of Captum";
+        "deeplift-shap-captum" = DeepLiftShap DeepLiftShap::captum(), "the same averaged over a set of baselines";
     }
 }
 
