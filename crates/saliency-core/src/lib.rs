@@ -57,7 +57,9 @@ pub use error::Error;
 pub use graph::{Graph, Layer};
 pub use map::{Map, normalise, pearson};
 pub use method::Method;
-pub use methods::{Form, Gradient, InputXGradient, SmoothGrad};
+pub use methods::{
+    BiasShare, ExcitationBackprop, Form, Gradient, InputXGradient, Lrp, LrpRule, SmoothGrad,
+};
 pub use model::{Model, Probabilities};
 pub use noise::NoiseScale;
 pub use recipe::{Family, MethodInfo, Needs, Recipe};

@@ -6,7 +6,9 @@ use crate::{
     attribution::Outcome,
     error::Error,
     method::Method,
-    methods::{Form, Gradient, InputXGradient, SmoothGrad},
+    methods::{
+        BiasShare, ExcitationBackprop, Form, Gradient, InputXGradient, Lrp, LrpRule, SmoothGrad,
+    },
     model::Model,
     run::Run,
     target::Goal,
@@ -210,11 +212,24 @@ registry! {
         Gradient(Gradient) = "gradient", Gradient, Gradients, "d score / d input, signed";
         InputXGradient(InputXGradient) = "input-x-gradient", Gradient, Gradients, "input times gradient";
         SmoothGrad(SmoothGrad<Box<Recipe>>) = "smoothgrad", Gradient, Gradients, "mean |gradient| over noisy copies of the input";
+        Lrp(Lrp) = "lrp", Rule, Graph, "layer-wise relevance: epsilon on dense layers, gamma on convolutions";
+        ExcitationBackprop(ExcitationBackprop) = "excitation-backprop", Rule, Graph, "probability that a top-down walk along positive weights ends here";
     }
     presets {
         "smoothgrad-signed" = SmoothGrad SmoothGrad::default().form(Form::Mean), "mean gradient over noisy copies";
         "smoothgrad-squared" = SmoothGrad SmoothGrad::default().form(Form::MeanSquare), "mean gradient^2 over noisy copies";
         "vargrad" = SmoothGrad SmoothGrad::default().form(Form::Variance), "variance of the gradient over noisy copies";
+        "lrp-epsilon-plus" = Lrp Lrp::epsilon_plus(), "LRP: epsilon on dense layers, z+ on convolutions";
+        "lrp-epsilon-plus-flat" = Lrp Lrp::epsilon_plus_flat(), "the same, flat at the input";
+        "lrp-epsilon-alpha2-beta1" = Lrp Lrp::epsilon_alpha2_beta1(), "LRP: epsilon on dense layers, alpha 2 beta 1 on convolutions";
+        "lrp-epsilon-alpha2-beta1-flat" = Lrp Lrp::epsilon_alpha2_beta1_flat(), "the same, flat at the input";
+        "lrp-epsilon-gamma-box" = Lrp Lrp::epsilon_gamma_box([], []), "LRP: epsilon on dense layers, gamma on convolutions, z-box at the input";
+        "lrp-epsilon" = Lrp Lrp::of(LrpRule::Epsilon(1e-6)), "LRP with the epsilon rule everywhere";
+        "lrp-gamma" = Lrp Lrp::of(LrpRule::Gamma(0.25)), "LRP with the gamma rule everywhere";
+        "lrp-z-plus" = Lrp Lrp::of(LrpRule::ZPlus), "LRP with the z+ rule everywhere";
+        "lrp-alpha-beta" = Lrp Lrp::of(LrpRule::alpha2_beta1()), "LRP with alpha 2 beta 1 everywhere";
+        "lrp-w2" = Lrp Lrp::w2(), "LRP with w^2 at the input and z+ above: deep Taylor decomposition";
+        "excitation-backprop-zennit" = ExcitationBackprop ExcitationBackprop::new().bias(BiasShare::Absorbed), "excitation backprop with biases in the denominators";
     }
 }
 

@@ -303,6 +303,18 @@ impl Goal {
         })
     }
 
+    /// d score / d outputs, for backward passes that start at the outputs.
+    pub(crate) fn seed(&self, outputs: &Tensor<2>) -> Result<Tensor<2>, Error> {
+        let leaf = outputs.clone().inner().autodiff().require_grad();
+        let scores = self.scores(leaf.clone())?;
+        if !scores.is_tracked() {
+            return Err(Error::NotDifferentiable);
+        }
+        let mut gradients = guarded(&outputs.dims(), || scores.sum().backward())?;
+        leaf.grad_remove(&mut gradients)
+            .ok_or(Error::NotDifferentiable)
+    }
+
     /// What each row's target came to.
     pub fn targets(&self) -> Vec<ResolvedTarget> {
         match &self.kind {
