@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Writes tests/golden/lrp.safetensors: what zennit answers for its LRP composites on the
-small residual network, the MLP and the time series network of golden.py.
+small residual network, the MLP and the time series network of golden.py, and Captum for its
+LRP on the last two.
 
     python tests/reference/lrp.py            # write
     python tests/reference/lrp.py --check    # compare what is there with what would be written
@@ -14,9 +15,12 @@ mean), because hooks only see modules.
 
 import argparse
 import sys
+import warnings
 from pathlib import Path
 
 import torch
+from captum.attr import LRP
+from captum.attr._utils.lrp_rules import EpsilonRule
 from golden import GOLDEN, BasicBlock, SmallResNet, compare, relative_l2
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -140,6 +144,14 @@ def relevance(model, composite, x, excitation):
         return attributor(x, start if excitation else start * logits.detach())[1].detach()
 
 
+def captum_lrp(model, x):
+    """Captum's LRP at its default epsilon; layers that it knows no rule for need one set."""
+    for module in model.modules():
+        if isinstance(module, (nn.Conv1d, nn.AdaptiveAvgPool1d)):
+            module.rule = EpsilonRule()
+    return LRP(model).attribute(x, target=model(x).argmax(1)).detach()
+
+
 def load(model, name):
     model.load_state_dict(load_file(GOLDEN / f"{name}.weights.safetensors"))
     return model.double().eval(), load_file(GOLDEN / f"{name}.safetensors")
@@ -154,6 +166,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="compare, write nothing")
     check = parser.parse_args().check
+    warnings.filterwarnings("ignore", message="Input Tensor 0 did not already require gradients")
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     out = {}
@@ -174,6 +187,7 @@ def main():
             sys.exit(f"{network}: the logits are not golden.py's")
         for name in names:
             out[f"{network}.{name}"] = relevance(model, COMPOSITES[name](), x, "excitation" in name)
+        out[f"{network}.captum"] = captum_lrp(model, x)
     out = {name: value.contiguous() for name, value in out.items()}
     path = GOLDEN / "lrp.safetensors"
     if check:

@@ -229,6 +229,8 @@ registry! {
         "lrp-z-plus" = Lrp Lrp::of(LrpRule::ZPlus), "LRP with the z+ rule everywhere";
         "lrp-alpha-beta" = Lrp Lrp::of(LrpRule::alpha2_beta1()), "LRP with alpha 2 beta 1 everywhere";
         "lrp-w2" = Lrp Lrp::w2(), "LRP with w^2 at the input and z+ above: deep Taylor decomposition";
+        "lrp-captum" = Lrp Lrp::of(LrpRule::Epsilon(1e-9)).stabiliser(1e-9), "Captum's LRP: epsilon 1e-9 everywhere";
+        "contrastive-excitation-backprop" = ExcitationBackprop ExcitationBackprop::new().contrastive(true), "excitation backprop of the class minus that of its opposite";
         "excitation-backprop-zennit" = ExcitationBackprop ExcitationBackprop::new().bias(BiasShare::Absorbed), "excitation backprop with biases in the denominators";
     }
 }

@@ -30,6 +30,10 @@ use crate::{
 /// so that its values add up to less. Where zennit leaves activations to the ordinary
 /// derivative, they pass everything here: the same for ReLU.
 ///
+/// `contrastive` subtracts the walk from the class's opposite, a unit with the negated weights
+/// of the last layer: what excites the class more than it inhibits it. Values have both signs
+/// then and add up to 0; preset `contrastive-excitation-backprop`.
+///
 /// ```
 /// use burn::{nn::LinearConfig, tensor::{Device, Tensor}};
 /// use saliency_core::{ExcitationBackprop, Graph, Method};
@@ -50,13 +54,22 @@ pub struct ExcitationBackprop {
     pub bias: BiasShare,
     /// How far denominators are moved away from zero.
     pub stabiliser: f64,
+    /// Whether what inhibits the class is subtracted.
+    pub contrastive: bool,
 }
+
+/// The share of positive contributions minus that of negative ones.
+const CONTRAST: LrpRule = LrpRule::AlphaBeta {
+    alpha: 1.0,
+    beta: 1.0,
+};
 
 impl Default for ExcitationBackprop {
     fn default() -> Self {
         ExcitationBackprop {
             bias: BiasShare::Ignored,
             stabiliser: 1e-6,
+            contrastive: false,
         }
     }
 }
@@ -76,6 +89,12 @@ impl ExcitationBackprop {
     /// How far denominators are moved away from zero.
     pub fn stabiliser(mut self, stabiliser: f64) -> Self {
         self.stabiliser = stabiliser;
+        self
+    }
+
+    /// Whether what inhibits the class is subtracted.
+    pub fn contrastive(mut self, contrastive: bool) -> Self {
+        self.contrastive = contrastive;
         self
     }
 
@@ -107,11 +126,17 @@ impl<const D: usize> Method<D> for ExcitationBackprop {
         Method::<D>::validate(self)?;
         let graph = graph::inside(model, "excitation-backprop")?.folded();
         let rules = self.rules();
-        let plan = Plan::new(&rules, &graph)?;
+        let mut plan = Plan::new(&rules, &graph)?;
+        if self.contrastive {
+            plan = plan.with_last(&graph, &CONTRAST);
+        }
         propagate(&graph, &plan, input, goal, run, |goal, outputs| {
             let seed = goal.seed(&outputs)?;
             let whole = seed.clone().sum_dim(1).squeeze_dim(1);
-            Ok((seed, whole))
+            Ok(match self.contrastive {
+                true => (seed, whole.zeros_like()),
+                false => (seed, whole),
+            })
         })
     }
 }

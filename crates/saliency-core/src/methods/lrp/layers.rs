@@ -91,6 +91,24 @@ impl<'a> Plan<'a> {
         Ok(plan)
     }
 
+    /// The same with one rule for the layers whose output no other layer with weights sees.
+    pub fn with_last(mut self, graph: &Graph, rule: &'a LrpRule) -> Self {
+        let depends = graph.dependents(graph.input());
+        let mut seen = vec![false; depends.len()];
+        for id in (0..depends.len()).rev() {
+            let node = graph.node(NodeId(id));
+            let needed: Vec<bool> = node.inputs.iter().map(|input| depends[input.0]).collect();
+            let weighted = depends[id] && matches!(kind(node, &needed), Kind::Weighted { .. });
+            if weighted && !seen[id] {
+                self.named.insert(NodeId(id), rule);
+            }
+            for input in &node.inputs {
+                seen[input.0] |= seen[id] || weighted;
+            }
+        }
+        self
+    }
+
     fn weighted(&self, site: &Site) -> &LrpRule {
         match (&self.lrp.first, &site.node.op) {
             (Some(first), _) if self.first[site.id.0] => first,
@@ -269,6 +287,9 @@ fn kind(node: &Node, needed: &[bool]) -> Kind {
 /// Whether `name` is `pattern` (in which `*` stands for anything), one of its repeated uses
 /// `pattern#2`, or a part of the module `pattern`.
 fn matches(pattern: &str, name: &str) -> bool {
+    if pattern == name {
+        return true;
+    }
     let name = name.split('#').next().unwrap_or(name);
     let mut parts = pattern.split('*');
     let Some(rest) = parts.next().and_then(|start| name.strip_prefix(start)) else {

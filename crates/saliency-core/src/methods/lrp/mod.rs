@@ -70,9 +70,10 @@ pub enum BiasShare {
 /// (whose box is on the first layers of any kind, where zennit asks for a convolution); one
 /// rule everywhere: `lrp-epsilon`, `lrp-gamma`, `lrp-z-plus`, `lrp-alpha-beta`; and `lrp-w2`,
 /// the deep Taylor decomposition of unbounded inputs: w^2 at the input, z+ above it. The
-/// default, `lrp`, is epsilon on dense layers and gamma on convolutions. zennit's canonizers
-/// leave BatchNorm's epsilon of 1e-5 in place after the merge, which is not done here; Captum's
-/// `LRP` has epsilon 1e-9 everywhere and passes relevance through max pools in proportion.
+/// default, `lrp`, is epsilon on dense layers and gamma on convolutions. `lrp-captum` is
+/// Captum's default, epsilon 1e-9 everywhere; Captum's additions must be modules, and no module
+/// may be used twice. zennit's canonizers leave BatchNorm's epsilon of 1e-5 in place after the
+/// merge, which is not done here.
 ///
 /// ```
 /// use burn::{module::Module, nn::{Linear, LinearConfig}, tensor::{Device, Tensor, activation::relu}};

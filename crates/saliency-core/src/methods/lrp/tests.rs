@@ -1,7 +1,8 @@
 use burn::{
     module::{Module, Param},
     nn::{
-        Linear, LinearConfig, Lstm, LstmConfig, PaddingConfig2d,
+        LayerNorm, LayerNormConfig, Linear, LinearConfig, Lstm, LstmConfig, PaddingConfig2d,
+        attention::{MhaInput, MultiHeadAttention, MultiHeadAttentionConfig},
         conv::{Conv2d, Conv2dConfig},
     },
     tensor::{
@@ -308,6 +309,37 @@ fn an_lstm_keeps_everything() {
     }
 }
 
+#[derive(Module, Debug)]
+struct Transformer {
+    attention: MultiHeadAttention,
+    norm: LayerNorm,
+    head: Linear,
+}
+
+#[test]
+fn attention_and_layer_norm_keep_everything() {
+    let device = Device::flex();
+    let net = Transformer {
+        attention: MultiHeadAttentionConfig::new(8, 2).init(&device),
+        norm: LayerNormConfig::new(8).init(&device),
+        head: linear(8, 3, 11, false),
+    };
+    let x = drawn([2, 5, 8], 12);
+    let forward = |m: &Transformer, x: Tensor<3>| {
+        let attended = m.attention.forward(MhaInput::self_attn(x.clone())).context;
+        let x = m.norm.forward(x + attended);
+        m.head.forward(x.mean_dim(1).squeeze_dim::<2>(1))
+    };
+    let graph = Graph::trace(&net, forward, &x).unwrap();
+    let lrp = Lrp::of(LrpRule::Epsilon(1e-7))
+        .stabiliser(1e-7)
+        .bias(BiasShare::Ignored);
+    let map = lrp.explain(&graph, x, Target::Predicted).unwrap();
+    for (delta, score) in map.evidence.delta.unwrap().iter().zip(map.scores) {
+        assert!((delta / score).abs() < 1e-2, "{delta:e} of {score}");
+    }
+}
+
 #[test]
 fn excitation_is_a_probability() {
     let graph = traced(&Net::relu(&Device::flex()));
@@ -322,6 +354,26 @@ fn excitation_is_a_probability() {
     let zennit = ExcitationBackprop::new().bias(BiasShare::Absorbed);
     let map = zennit.explain(&graph, x, 1).unwrap();
     assert!(map.evidence.delta.unwrap().iter().all(|&d| d < -1e-3));
+}
+
+/// Against two walks: from the class, and from the class of a network whose head is negated.
+#[test]
+fn contrast_is_the_walk_minus_its_opposite() {
+    let graph = traced(&Net::relu(&Device::flex()));
+    let x = image(2, 4);
+    let walk = ExcitationBackprop::new();
+    let weight = |(path, value): (&str, &crate::graph::Value)| {
+        (path == "head.weight").then(|| (path.to_owned(), value.times(-1.0)))
+    };
+    let negated = graph.parameters().filter_map(weight).collect();
+    let opposite = graph.with_parameters(&negated).unwrap();
+    let of = |walk: &ExcitationBackprop, graph: &Graph| walk.explain(graph, x.clone(), 1).unwrap();
+    let contrast = of(&walk.clone().contrastive(true), &graph);
+    let want = of(&walk, &graph).values - of(&walk, &opposite).values;
+    assert_close(contrast.values, want, 1e-4);
+    for delta in contrast.evidence.delta.unwrap() {
+        assert!(delta.abs() < 1e-3, "{delta:e}");
+    }
 }
 
 #[test]
