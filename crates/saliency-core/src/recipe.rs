@@ -298,7 +298,8 @@ impl Recipe {
         }
     }
 
-    /// The same method with one option changed, by its name in the JSON form.
+    /// The same method with one option changed, by its name in the JSON form. `of.NAME` is an
+    /// option of the method inside a wrapper.
     ///
     /// ```
     /// use saliency_core::Recipe;
@@ -307,6 +308,7 @@ impl Recipe {
     /// let unknown = Recipe::named("smoothgrad")?.with("windows", 3).unwrap_err();
     /// assert!(unknown.to_string().starts_with("smoothgrad has no option \"windows\"; it has "));
     /// assert!(Recipe::named("smoothgrad")?.with("samples", "many").is_err());
+    /// assert!(Recipe::named("smoothgrad")?.with("of.steps", 3).is_err());
     /// # Ok::<(), saliency_core::Error>(())
     /// ```
     ///
@@ -314,8 +316,15 @@ impl Recipe {
     /// [`Error::UnknownOption`] lists the options; [`Error::Recipe`] where the value is of
     /// the wrong kind.
     pub fn with(&self, option: &str, value: impl Into<Value>) -> Result<Self, Error> {
+        let wrong = |e: serde_json::Error| Error::Recipe {
+            message: format!("{option} of {}: {e}", self.name()),
+        };
         let mut fields = self.options();
-        if !fields.contains_key(option) {
+        let (own, inner) = match option.split_once('.') {
+            Some((own, inner)) => (own, Some(inner)),
+            None => (option, None),
+        };
+        let Some(field) = fields.get_mut(own) else {
             let known: Vec<_> = fields.keys().map(String::as_str).collect();
             return Err(Error::UnknownOption {
                 method: self.name(),
@@ -325,14 +334,18 @@ impl Recipe {
                     false => known.join(", "),
                 },
             });
-        }
-        fields.insert(option.into(), value.into());
+        };
+        *field = match inner {
+            Some(inner) => {
+                let wrapped: Recipe = serde_json::from_value(field.take()).map_err(wrong)?;
+                serde_json::to_value(wrapped.with(inner, value)?).map_err(wrong)?
+            }
+            None => value.into(),
+        };
         if let Some(info) = self.info() {
             fields.insert("method".into(), info.name.into());
         }
-        serde_json::from_value(Value::Object(fields)).map_err(|e| Error::Recipe {
-            message: format!("{option} of {}: {e}", self.name()),
-        })
+        serde_json::from_value(Value::Object(fields)).map_err(wrong)
     }
 }
 

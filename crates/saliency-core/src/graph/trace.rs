@@ -137,11 +137,24 @@ fn float_id<const D: usize>(tensor: &Tensor<D>) -> Option<TensorId> {
     primitive.ok().map(|tensor| tensor.id())
 }
 
-/// Follows the fields of a module.
+/// Follows the fields of a module. The variants of enums are left out: `features.3.squeeze`,
+/// whatever kind of layer number 3 is.
 #[derive(Default)]
 struct Path(Vec<String>);
 
 impl Path {
+    fn enter(&mut self, name: &str, container: &str) {
+        if !container.starts_with("Enum:") {
+            self.0.push(name.into());
+        }
+    }
+
+    fn exit(&mut self, container: &str) {
+        if !container.starts_with("Enum:") {
+            self.0.pop();
+        }
+    }
+
     fn dotted(&self) -> String {
         self.0.join(".")
     }
@@ -155,12 +168,12 @@ struct Paths {
 }
 
 impl ModuleVisitor for Paths {
-    fn enter_module(&mut self, name: &str, _: &str) {
-        self.path.0.push(name.into());
+    fn enter_module(&mut self, name: &str, container: &str) {
+        self.path.enter(name, container);
     }
 
-    fn exit_module(&mut self, _: &str, _: &str) {
-        self.path.0.pop();
+    fn exit_module(&mut self, _: &str, container: &str) {
+        self.path.exit(container);
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
@@ -191,12 +204,12 @@ struct Parameters {
 }
 
 impl ModuleVisitor for Parameters {
-    fn enter_module(&mut self, name: &str, _: &str) {
-        self.path.0.push(name.into());
+    fn enter_module(&mut self, name: &str, container: &str) {
+        self.path.enter(name, container);
     }
 
-    fn exit_module(&mut self, _: &str, _: &str) {
-        self.path.0.pop();
+    fn exit_module(&mut self, _: &str, container: &str) {
+        self.path.exit(container);
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
