@@ -3,11 +3,13 @@
 //! `tests/reference/golden.py` writes the values in `tests/golden`. The f64 runs show that
 //! the same function is computed; the f32 runs are what a user gets.
 
-mod paths;
 mod ablation;
-mod masks;
 #[path = "golden/deeplift.rs"]
 mod deeplift;
+#[path = "golden/lrp.rs"]
+mod lrp;
+mod masks;
+mod paths;
 
 use std::path::{Path, PathBuf};
 

@@ -48,16 +48,13 @@ mod method;
 mod methods;
 mod model;
 pub mod noise;
+mod perturb;
 mod plan;
 mod quasi;
 mod recipe;
 mod reduce;
 mod run;
 mod sampling;
-mod perturb;
-mod recipe;
-mod reduce;
-mod run;
 mod segment;
 mod statistics;
 mod target;
@@ -70,23 +67,14 @@ pub use graph::{Graph, Layer};
 pub use grid::Upsampling;
 pub use map::{Map, normalise, pearson};
 pub use method::Method;
-pub use methods::{
-    BlurIg, ExpectedGradients, Form, Gradient, GuidedIg, Idgi, InputXGradient, IntegratedGradients,
-    Ranking, Regions, Rule, SmoothGrad, Xrai,
-    Aggregation, Distance, Estimator, FeatureAblation, FeaturePermutation, Fit, Form, Gradient,
-    InputXGradient, KernelShap, Lime, Occlusion, Shapley, SmoothGrad,
-    CellKernel, ExtremalPerturbation, ExtremalReward, ExtremalVariant, Form, Gradient, Hsic,
-    InputXGradient, MeaningfulPerturbation, Perturbation, Rise, RiseWeighting, ScoreWidth,
-    SmoothGrad, Sobol, SobolEstimator, SobolOrder,
-};
-pub use methods::{DeepLift, DeepLiftShap, Form, Gradient, InputXGradient, LiftRules, SmoothGrad};
+pub use methods::*;
 pub use model::{Model, Probabilities};
 pub use noise::NoiseScale;
 pub use quasi::Design;
 pub use recipe::{Family, MethodInfo, Needs, Recipe};
 pub use reduce::{Reduction, reduce, signed_pair};
 pub use run::{BatchSize, ModeCheck, Progress, ProgressFn, Run, Stage};
-pub use segment::felzenszwalb::Felzenszwalb;
 pub use segment::Slic;
+pub use segment::felzenszwalb::Felzenszwalb;
 pub use statistics::{Reading, Statistics};
 pub use target::{Goal, ResolvedTarget, ScoreFn, Target};

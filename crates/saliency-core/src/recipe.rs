@@ -3,25 +3,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    attribution::Outcome,
-    error::Error,
-    method::Method,
-    methods::{
-        BlurIg, ExpectedGradients, Form, Gradient, GuidedIg, Idgi, InputXGradient,
-        IntegratedGradients, Rule, SmoothGrad, Xrai,
-        FeatureAblation, FeaturePermutation, Form, Gradient, InputXGradient, KernelShap, Lime,
-        Occlusion, Shapley, SmoothGrad,
-    },
-    methods::{DeepLift, DeepLiftShap, Form, Gradient, InputXGradient, SmoothGrad},
-    model::Model,
-    noise::NoiseScale,
-        ExtremalPerturbation, Form, Gradient, Hsic, InputXGradient, MeaningfulPerturbation, Rise,
-        RiseWeighting, ScoreWidth, SmoothGrad, Sobol, SobolOrder,
-    },
-    model::Model,
-    quasi::Design,
-    run::Run,
-    target::Goal,
+    attribution::Outcome, error::Error, method::Method, methods::*, model::Model,
+    noise::NoiseScale, quasi::Design, run::Run, target::Goal,
 };
 
 /// What a method is built on; the pages of the guide follow it.
@@ -243,6 +226,8 @@ registry! {
         MeaningfulPerturbation(MeaningfulPerturbation) = "meaningful-perturbation", Perturbation, Gradients, "the least mask whose blur takes the score away";
         DeepLift(DeepLift) = "deeplift", Rule, Graph, "differences from a baseline passed back through every operation";
         DeepLiftShap(DeepLiftShap) = "deeplift-shap", Rule, Graph, "DeepLIFT averaged over a set of baselines";
+        Lrp(Lrp) = "lrp", Rule, Graph, "layer-wise relevance: epsilon on dense layers, gamma on convolutions";
+        ExcitationBackprop(ExcitationBackprop) = "excitation-backprop", Rule, Graph, "probability that a top-down walk along positive weights ends here";
     }
     presets {
         "smoothgrad-signed" = SmoothGrad SmoothGrad::default().form(Form::Mean), "mean gradient over noisy copies";
@@ -266,6 +251,19 @@ registry! {
         "extremal-perturbation-areas" = ExtremalPerturbation ExtremalPerturbation::many_areas(), "mean of extremal masks of six areas, smoothed";
         "deeplift-captum" = DeepLift DeepLift::captum(), "DeepLIFT with the rules of Captum";
         "deeplift-shap-captum" = DeepLiftShap DeepLiftShap::captum(), "the same averaged over a set of baselines";
+        "lrp-epsilon-plus" = Lrp Lrp::epsilon_plus(), "LRP: epsilon on dense layers, z+ on convolutions";
+        "lrp-epsilon-plus-flat" = Lrp Lrp::epsilon_plus_flat(), "the same, flat at the input";
+        "lrp-epsilon-alpha2-beta1" = Lrp Lrp::epsilon_alpha2_beta1(), "LRP: epsilon on dense layers, alpha 2 beta 1 on convolutions";
+        "lrp-epsilon-alpha2-beta1-flat" = Lrp Lrp::epsilon_alpha2_beta1_flat(), "the same, flat at the input";
+        "lrp-epsilon-gamma-box" = Lrp Lrp::epsilon_gamma_box([], []), "LRP: epsilon on dense layers, gamma on convolutions, z-box at the input";
+        "lrp-epsilon" = Lrp Lrp::of(LrpRule::Epsilon(1e-6)), "LRP with the epsilon rule everywhere";
+        "lrp-gamma" = Lrp Lrp::of(LrpRule::Gamma(0.25)), "LRP with the gamma rule everywhere";
+        "lrp-z-plus" = Lrp Lrp::of(LrpRule::ZPlus), "LRP with the z+ rule everywhere";
+        "lrp-alpha-beta" = Lrp Lrp::of(LrpRule::alpha2_beta1()), "LRP with alpha 2 beta 1 everywhere";
+        "lrp-w2" = Lrp Lrp::w2(), "LRP with w^2 at the input and z+ above: deep Taylor decomposition";
+        "lrp-captum" = Lrp Lrp::of(LrpRule::Epsilon(1e-9)).stabiliser(1e-9), "Captum's LRP: epsilon 1e-9 everywhere";
+        "contrastive-excitation-backprop" = ExcitationBackprop ExcitationBackprop::new().contrastive(true), "excitation backprop of the class minus that of its opposite";
+        "excitation-backprop-zennit" = ExcitationBackprop ExcitationBackprop::new().bias(BiasShare::Absorbed), "excitation backprop with biases in the denominators";
     }
 }
 

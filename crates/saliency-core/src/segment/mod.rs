@@ -1,9 +1,7 @@
-//! Segmentation of pictures, on the host in f64: the same on every device.
+//! Cutting pictures into regions of like values, on the host in f64: the same on every device.
 
 pub(crate) mod felzenszwalb;
 pub(crate) mod picture;
-//! Cutting pictures into regions of like values.
-
 mod slic;
 
 pub use slic::Slic;
