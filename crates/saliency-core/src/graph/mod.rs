@@ -18,7 +18,11 @@ mod value;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, OnceLock},
+};
 
 use burn::{
     module::Module,
@@ -32,7 +36,7 @@ pub use op::{
 };
 pub use value::Value;
 
-use crate::{error::Error, model::Model};
+use crate::{error::Error, model::Model, plan::Plan};
 
 /// A node of a [`Graph`], by number. Nodes are numbered in an order in which they can run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -111,6 +115,22 @@ pub struct Graph {
     output: NodeId,
     device: Device,
     dtype: DType,
+    compiled: Compiled,
+}
+
+/// The graph compiled for the CPU, once it has been asked for. A graph that is made from another
+/// one starts without.
+#[derive(Clone, Default)]
+struct Compiled(Arc<OnceLock<Option<Plan>>>);
+
+impl fmt::Debug for Compiled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.0.get() {
+            None => "not asked for",
+            Some(None) => "no plan",
+            Some(Some(_)) => "a plan",
+        })
+    }
 }
 
 impl Graph {
@@ -139,7 +159,25 @@ impl Graph {
             output: NodeId(0),
             device,
             dtype,
+            compiled: Compiled::default(),
         }
+    }
+
+    /// A copy to be changed.
+    fn uncompiled(&self) -> Self {
+        Graph {
+            compiled: Compiled::default(),
+            ..self.clone()
+        }
+    }
+
+    /// The plan for inputs like this, where there is one: f32 on Burn's flex device.
+    pub(crate) fn plan<const D: usize>(&self, input: &Tensor<D>) -> Option<&Plan> {
+        if input.dtype() != DType::F32 || !is_flex(&input.device().inner()) {
+            return None;
+        }
+        self.check_input(&input.dims()).ok()?;
+        self.compiled.0.get_or_init(|| Plan::new(self)).as_ref()
     }
 
     fn add(&mut self, node: Node) -> NodeId {
@@ -179,7 +217,7 @@ impl Graph {
 
     /// The same graph with its parameters on another device.
     pub fn to_device(&self, device: &Device) -> Self {
-        let mut graph = self.clone();
+        let mut graph = self.uncompiled();
         for node in &mut graph.nodes {
             node.value = node.value.as_ref().map(|value| value.to_device(device));
         }
@@ -189,7 +227,7 @@ impl Graph {
 
     /// The same graph with its floats in another type.
     pub fn cast(&self, dtype: DType) -> Self {
-        let mut graph = self.clone();
+        let mut graph = self.uncompiled();
         for node in &mut graph.nodes {
             node.value = node.value.as_ref().map(|value| value.cast(dtype));
             match &mut node.op {
@@ -207,7 +245,7 @@ impl Graph {
     /// # Errors
     /// [`Error::UnknownLayer`] names a path that no parameter has; [`Error::Shape`].
     pub fn with_parameters(&self, values: &HashMap<String, Value>) -> Result<Self, Error> {
-        let mut graph = self.clone();
+        let mut graph = self.uncompiled();
         for (path, value) in values {
             let node = graph
                 .nodes
@@ -275,6 +313,16 @@ impl Graph {
     }
 }
 
+#[cfg(feature = "flex")]
+fn is_flex(device: &Device) -> bool {
+    *device == Device::flex()
+}
+
+#[cfg(not(feature = "flex"))]
+fn is_flex(_: &Device) -> bool {
+    false
+}
+
 /// The inside of the model a method was given.
 pub(crate) fn inside<'a, const D: usize>(
     model: &'a dyn Model<D>,
@@ -290,6 +338,11 @@ impl<const D: usize> Model<D> for Graph {
     /// Where the input has another shape than the example the graph was traced with; methods
     /// turn that into an error.
     fn forward(&self, input: Tensor<D>) -> Tensor<2> {
+        if !input.is_tracked()
+            && let Some(plan) = self.plan(&input)
+        {
+            return plan.run(input);
+        }
         let mut values = self.evaluate(&[(self.input, input.into())], &[self.output]);
         values.remove(0).tensor()
     }

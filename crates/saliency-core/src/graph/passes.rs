@@ -59,7 +59,7 @@ impl Graph {
         };
         let mut graph = Graph {
             nodes: Vec::new(),
-            ..self.clone()
+            ..self.uncompiled()
         };
         let mut map: Vec<NodeId> = Vec::with_capacity(self.nodes.len());
         for node in &self.nodes {
@@ -103,7 +103,7 @@ impl Graph {
 fn rewrite(graph: &Graph, step: fn(&mut Graph, Node) -> NodeId) -> Graph {
     let mut new = Graph {
         nodes: Vec::new(),
-        ..graph.clone()
+        ..graph.uncompiled()
     };
     let mut map: Vec<NodeId> = Vec::with_capacity(graph.nodes.len());
     for node in &graph.nodes {
@@ -250,7 +250,7 @@ fn without_dead(graph: &Graph) -> Graph {
     }
     let mut new = Graph {
         nodes: Vec::new(),
-        ..graph.clone()
+        ..graph.uncompiled()
     };
     let mut map = vec![NodeId(0); graph.nodes.len()];
     for (id, node) in graph.nodes() {

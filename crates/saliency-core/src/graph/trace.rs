@@ -18,8 +18,8 @@ use super::{
 };
 use crate::{error::Error, run::guarded};
 
-/// Batch sizes of the two recordings.
-const ROWS: [usize; 2] = [2, 3];
+/// Batch sizes of the two recordings: sizes that nothing else in a network is likely to have.
+const ROWS: [usize; 2] = [5, 7];
 
 /// One recording: operations, constants, and which tensor is which parameter.
 struct Recording {
@@ -44,10 +44,16 @@ pub(super) fn trace<const D: usize, M: Module>(
     let [first, second] = ROWS.map(|rows| record(&module, &forward, shape, rows, example.dtype()));
     let (mut first, mut second) = (first?, second?);
     let (one, two) = (first.computations(), second.computations());
-    if one.len() != two.len() {
+    let different = one.iter().zip(&two).position(|(a, b)| name(a) != name(b));
+    let different = different.or((one.len() != two.len()).then_some(one.len().min(two.len())));
+    if let Some(index) = different {
+        let described = |all: &[OperationIr]| all.get(index).map_or("nothing".into(), name);
         return Err(Error::trace(format!(
-            "the forward pass does other operations for {} rows than for {}: what it does must not depend on the batch size",
-            ROWS[0], ROWS[1]
+            "the forward pass does other operations for {} rows ({}) than for {} ({}): what it does must not depend on the batch size",
+            ROWS[0],
+            described(&one),
+            ROWS[1],
+            described(&two)
         )));
     }
 
@@ -72,6 +78,13 @@ pub(super) fn trace<const D: usize, M: Module>(
     let mut graph = builder.graph;
     graph.output = output;
     graph.finish()
+}
+
+/// Burn's name of an operation.
+fn name(operation: &OperationIr) -> String {
+    let text = format!("{operation:?}");
+    let end = text.find(['{', '[']).unwrap_or(text.len());
+    text[..end].trim_end_matches(['(', ' ']).to_owned()
 }
 
 impl Recording {

@@ -2,7 +2,7 @@ use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    attribution::Outcome,
+    attribution::{Evaluations, Outcome},
     error::Error,
     method::{Method, check_mode},
     model::Model,
@@ -104,6 +104,18 @@ pub(crate) fn score_and_gradient<const D: usize>(
     run: &Run,
 ) -> Result<(Tensor<1>, Tensor<D>), Error> {
     let shape = x.dims();
+    if let Some(plan) = model.graph().and_then(|graph| graph.plan(&x)) {
+        run.count(Evaluations {
+            forward: 0,
+            gradient: shape[0],
+        });
+        return guarded(&shape, || {
+            let (outputs, tape) = plan.record(x)?;
+            let scores = goal.scores(outputs.clone())?;
+            let gradient = plan.gradient(&tape, goal.seed(&outputs)?, shape)?;
+            Ok((scores, gradient))
+        })?;
+    }
     let x = x.autodiff().require_grad();
     let outputs = run.call(model, x.clone())?;
     if let Some(plain) = goal.reference().filter(|_| run.checks_mode()) {

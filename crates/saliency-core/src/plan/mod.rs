@@ -23,9 +23,14 @@ use buffer::Geometry;
 use compile::{Place, Step};
 use kernel::Isa;
 
-pub(crate) use run::{ReluRule, Tape};
+use burn::tensor::{Tensor, TensorData};
 
-use crate::graph::{Graph, NodeId};
+use run::{ReluRule, Tape};
+
+use crate::{
+    error::Error,
+    graph::{Graph, NodeId},
+};
 
 /// A compiled graph.
 #[derive(Debug)]
@@ -50,6 +55,41 @@ impl Plan {
     /// `None` where the graph has operations that plans do not know.
     pub fn new(graph: &Graph) -> Option<Self> {
         Self::with(graph, Isa::best())
+    }
+
+    /// Outputs of a batch.
+    ///
+    /// # Panics
+    /// Where the input cannot be read from the device.
+    pub fn run<const D: usize>(&self, input: Tensor<D>) -> Tensor<2> {
+        let (rows, device) = (input.dims()[0], input.device());
+        let values = input.try_into_vec_as::<f32>().expect("a readable input");
+        let outputs = self.forward(&values, rows);
+        let shape = [rows, outputs.len() / rows];
+        Tensor::from_data(TensorData::new(outputs, shape), &device)
+    }
+
+    /// Outputs of a batch, and what a backward pass needs.
+    pub fn record<const D: usize>(&self, input: Tensor<D>) -> Result<(Tensor<2>, Tape), Error> {
+        let (rows, device) = (input.dims()[0], input.device());
+        let values = input.try_into_vec_as::<f32>().map_err(Error::device)?;
+        let (outputs, tape) = self.forward_taped(&values, rows);
+        let shape = [rows, outputs.len() / rows];
+        let outputs = Tensor::from_data(TensorData::new(outputs, shape), &device);
+        Ok((outputs, tape))
+    }
+
+    /// The gradient at the input, shaped like it, from that at the outputs.
+    pub fn gradient<const D: usize>(
+        &self,
+        tape: &Tape,
+        seed: Tensor<2>,
+        shape: [usize; D],
+    ) -> Result<Tensor<D>, Error> {
+        let device = seed.device();
+        let seed = seed.try_into_vec_as::<f32>().map_err(Error::device)?;
+        let values = self.backward(tape, &seed, ReluRule::Derivative);
+        Ok(Tensor::from_data(TensorData::new(values, shape), &device))
     }
 
     fn with(graph: &Graph, isa: Isa) -> Option<Self> {
