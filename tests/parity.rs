@@ -11,7 +11,8 @@ use burn::{
     tensor::{Device, DeviceType, Tensor},
 };
 use saliency_core::{
-    Attribution, BatchSize, Gradient, Method, Recipe, Reduction, Run, SmoothGrad, Target,
+    Attribution, BatchSize, Gradient, Graph, Method, Model, Needs, Recipe, Reduction, Run,
+    SmoothGrad, Target,
     analysis::{Classes, compare_classes},
     noise::standard_normal,
 };
@@ -96,14 +97,16 @@ fn methods() -> Vec<Recipe> {
 
 fn explain(recipe: &Recipe, device: &Device) -> Attribution<4> {
     let run = Run::new().batch_size(BatchSize::Rows(4));
-    recipe
-        .explain_with(
-            &small_resnet(device),
-            images(device),
-            &Target::Predicted,
-            &run,
-        )
-        .unwrap()
+    let (net, x) = (small_resnet(device), images(device));
+    let explain = |model: &dyn Model<4>| {
+        recipe
+            .explain_with(model, x.clone(), &Target::Predicted, &run)
+            .unwrap()
+    };
+    match recipe.info().map(|info| info.needs) {
+        Some(Needs::Graph) => explain(&Graph::trace(&net, |m, x| m.forward(x), &x).unwrap()),
+        _ => explain(&net),
+    }
 }
 
 fn assert_parity(device: &Device) {

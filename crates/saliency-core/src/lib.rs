@@ -45,11 +45,13 @@ mod method;
 mod methods;
 mod model;
 pub mod noise;
+mod principal;
 mod recipe;
 mod reduce;
 mod run;
 mod statistics;
 mod target;
+mod upsample;
 
 pub use attribution::{Attribution, Evaluations, Evidence, Outcome};
 pub use baseline::Baseline;
@@ -57,7 +59,11 @@ pub use error::Error;
 pub use graph::{Graph, Layer};
 pub use map::{Map, normalise, pearson};
 pub use method::Method;
-pub use methods::{Form, Gradient, InputXGradient, SmoothGrad};
+pub use methods::{
+    AblationCam, Alphas, Deconvnet, EigenCam, EigenGradCam, Form, FullGrad, GradCam,
+    GradCamPlusPlus, Gradient, GuidedBackprop, GuidedGradCam, HiResCam, InputXGradient, LayerCam,
+    Psi, ScoreCam, ScoreDrop, ScoreWeights, SmoothGrad, XGradCam,
+};
 pub use model::{Model, Probabilities};
 pub use noise::NoiseScale;
 pub use recipe::{Family, MethodInfo, Needs, Recipe};
@@ -65,3 +71,4 @@ pub use reduce::{Reduction, reduce, signed_pair};
 pub use run::{BatchSize, ModeCheck, Progress, ProgressFn, Run, Stage};
 pub use statistics::{Reading, Statistics};
 pub use target::{Goal, ResolvedTarget, ScoreFn, Target};
+pub use upsample::Resize;

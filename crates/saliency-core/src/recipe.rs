@@ -6,10 +6,15 @@ use crate::{
     attribution::Outcome,
     error::Error,
     method::Method,
-    methods::{Form, Gradient, InputXGradient, SmoothGrad},
+    methods::{
+        AblationCam, Alphas, Deconvnet, EigenCam, EigenGradCam, Form, FullGrad, GradCam,
+        GradCamPlusPlus, Gradient, GuidedBackprop, GuidedGradCam, HiResCam, InputXGradient,
+        LayerCam, ScoreCam, SmoothGrad, XGradCam,
+    },
     model::Model,
     run::Run,
     target::Goal,
+    upsample::Resize,
 };
 
 /// What a method is built on; the pages of the guide follow it.
@@ -210,11 +215,31 @@ registry! {
         Gradient(Gradient) = "gradient", Gradient, Gradients, "d score / d input, signed";
         InputXGradient(InputXGradient) = "input-x-gradient", Gradient, Gradients, "input times gradient";
         SmoothGrad(SmoothGrad<Box<Recipe>>) = "smoothgrad", Gradient, Gradients, "mean |gradient| over noisy copies of the input";
+        GradCam(GradCam) = "grad-cam", Cam, Graph, "channels of a layer weighted by their mean gradients";
+        GradCamPlusPlus(GradCamPlusPlus) = "grad-cam++", Cam, Graph, "channels of a layer weighted by their positive gradients";
+        XGradCam(XGradCam) = "xgrad-cam", Cam, Graph, "channels of a layer weighted by shares of activation times gradient";
+        HiResCam(HiResCam) = "hires-cam", Cam, Graph, "activations times gradients of a layer";
+        LayerCam(LayerCam) = "layer-cam", Cam, Graph, "activations times positive gradients of a layer";
+        EigenCam(EigenCam) = "eigen-cam", Cam, Graph, "first principal component of a layer, whatever the target";
+        EigenGradCam(EigenGradCam) = "eigen-grad-cam", Cam, Graph, "first principal component of activations times gradients";
+        ScoreCam(ScoreCam) = "score-cam", Cam, Graph, "channels of a layer weighted by their scores as masks";
+        AblationCam(AblationCam) = "ablation-cam", Cam, Graph, "channels of a layer weighted by the score's drop without them";
+        FullGrad(FullGrad) = "full-grad", Rule, Graph, "input times gradient and every bias times its own";
+        GuidedBackprop(GuidedBackprop) = "guided-backprop", Rule, Graph, "gradient of which only positive parts pass a ReLU";
+        Deconvnet(Deconvnet) = "deconvnet", Rule, Graph, "score passed back with ReLUs of the gradient alone";
+        GuidedGradCam(GuidedGradCam) = "guided-grad-cam", Rule, Graph, "guided backprop times grad-cam";
     }
     presets {
         "smoothgrad-signed" = SmoothGrad SmoothGrad::default().form(Form::Mean), "mean gradient over noisy copies";
         "smoothgrad-squared" = SmoothGrad SmoothGrad::default().form(Form::MeanSquare), "mean gradient^2 over noisy copies";
         "vargrad" = SmoothGrad SmoothGrad::default().form(Form::Variance), "variance of the gradient over noisy copies";
+        "grad-cam-signed" = GradCam GradCam::new().relu(false), "grad-cam without its ReLU, as Captum has it";
+        "grad-cam++-normalised" = GradCamPlusPlus GradCamPlusPlus::new().alphas(Alphas::Normalised), "grad-cam++ with weights that add up to one, as tf-keras-vis has it";
+        "eigen-cam-uncentred" = EigenCam EigenCam::new().centred(false), "eigen-cam without centring, as its paper has it";
+        "score-cam-aligned" = ScoreCam ScoreCam::new().masks(Resize::Aligned), "score-cam with aligned corners, as pytorch-grad-cam has it";
+        "full-grad-signed" = FullGrad FullGrad::signed(), "full-grad that adds up to the score";
+        "full-grad-per-channel" = FullGrad FullGrad::per_channel(), "full-grad with channels scaled one by one, as pytorch-grad-cam has it";
+        "guided-grad-cam-nearest" = GuidedGradCam GuidedGradCam::new().resize(Resize::Nearest), "guided-grad-cam in blocks, as Captum has it";
     }
 }
 

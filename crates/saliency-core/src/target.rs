@@ -247,6 +247,20 @@ impl Goal {
         }
     }
 
+    /// The goal of one row for each of `rows`, in that order, at *other* inputs.
+    pub(crate) fn pick(&self, rows: &[usize]) -> Goal {
+        let kind = match &self.kind {
+            GoalKind::Classes(classes) => {
+                GoalKind::Classes(rows.iter().map(|&row| classes[row]).collect())
+            }
+            other => other.with_rows(rows.len()),
+        };
+        Goal {
+            kind,
+            reference: None,
+        }
+    }
+
     /// Plain outputs at these very inputs, where they are known.
     pub(crate) fn reference(&self) -> Option<&Tensor<2>> {
         self.reference.as_ref()
@@ -301,6 +315,18 @@ impl Goal {
                 }
             }
         })
+    }
+
+    /// d score / d outputs, `[rows, outputs]`: where a backward pass over a graph begins.
+    pub(crate) fn seed(&self, outputs: &Tensor<2>) -> Result<Tensor<2>, Error> {
+        let leaf = outputs.clone().inner().autodiff().require_grad();
+        let score = self.scores(leaf.clone())?.sum();
+        if !score.is_tracked() {
+            return Err(Error::NotDifferentiable);
+        }
+        let mut gradients = guarded(&outputs.dims(), || score.backward())?;
+        leaf.grad_remove(&mut gradients)
+            .ok_or(Error::NotDifferentiable)
     }
 
     /// What each row's target came to.
