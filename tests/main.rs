@@ -3,6 +3,7 @@
 mod cli;
 mod frozen;
 mod golden;
+mod graph;
 mod parity;
 mod real_weights;
 mod resnet50;

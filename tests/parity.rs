@@ -11,8 +11,7 @@ use burn::{
     tensor::{Device, DeviceType, Tensor},
 };
 use saliency_core::{
-    Attribution, BatchSize, Gradient, Graph, Method, Model, Needs, Recipe, Reduction, Run,
-    SmoothGrad, Target,
+    Attribution, BatchSize, Gradient, Graph, Method, Recipe, Reduction, Run, Target,
     analysis::{Classes, compare_classes},
     noise::standard_normal,
 };
@@ -51,7 +50,7 @@ pub fn wgpu() -> Option<Device> {
 }
 
 #[allow(deprecated)]
-fn ndarray() -> Device {
+pub fn ndarray() -> Device {
     Device::ndarray()
 }
 
@@ -81,32 +80,25 @@ fn assert_close<const D: usize>(what: &str, got: Tensor<D>, want: Tensor<D>, tol
     assert!(error < tolerance, "{what}: {error:.1e}");
 }
 
-/// Every method by name, with few samples.
+/// Every method by name, with few samples and steps.
 fn methods() -> Vec<Recipe> {
+    let few = |recipe: Recipe, option: &str| match recipe.options().contains_key(option) {
+        true => recipe.with(option, 5).unwrap(),
+        false => recipe,
+    };
     Recipe::METHODS
         .iter()
-        .map(|method| match Recipe::named(method.name).unwrap() {
-            Recipe::SmoothGrad(smooth) => Recipe::SmoothGrad(SmoothGrad {
-                samples: 5,
-                ..smooth
-            }),
-            other => other,
-        })
+        .map(|method| Recipe::named(method.name).unwrap())
+        .map(|recipe| few(few(recipe, "samples"), "steps"))
         .collect()
 }
 
 fn explain(recipe: &Recipe, device: &Device) -> Attribution<4> {
     let run = Run::new().batch_size(BatchSize::Rows(4));
-    let (net, x) = (small_resnet(device), images(device));
-    let explain = |model: &dyn Model<4>| {
-        recipe
-            .explain_with(model, x.clone(), &Target::Predicted, &run)
-            .unwrap()
-    };
-    match recipe.info().map(|info| info.needs) {
-        Some(Needs::Graph) => explain(&Graph::trace(&net, |m, x| m.forward(x), &x).unwrap()),
-        _ => explain(&net),
-    }
+    let graph = Graph::trace(&small_resnet(device), |m, x| m.forward(x), &images(device)).unwrap();
+    recipe
+        .explain_with(&graph, images(device), &Target::Predicted, &run)
+        .unwrap()
 }
 
 fn assert_parity(device: &Device) {

@@ -53,10 +53,17 @@ pub enum Command {
     #[command(after_help = "Example:
   saliency models --json")]
     Models(Listing),
-    /// List the methods
-    #[command(after_help = "Example:
+    /// List the methods, or the options of one
+    #[command(after_help = "Examples:
+  saliency methods
+  saliency methods smoothgrad
   saliency methods --json")]
-    Methods(Listing),
+    Methods(Methods),
+    /// List the layers of a network, for --layer
+    #[command(after_help = "Examples:
+  saliency layers --model resnet50
+  saliency layers --model demo --json")]
+    Layers(Layers),
     /// List the devices of this machine
     #[command(after_help = "Example:
   saliency devices --json")]
@@ -99,9 +106,35 @@ pub struct ModelArgs {
     /// auto, cpu, ndarray, wgpu, wgpu:N, cuda or cuda:N (see `saliency devices`)
     #[arg(long, default_value = "auto")]
     pub device: String,
-    /// Rows per batch; else as many as fit in 2 GiB
+    /// Rows per batch; else as many as fit in --memory (2 GiB)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65536))]
     pub batch: Option<u32>,
+    /// Memory for a batch, such as 2GiB or 512MiB
+    #[arg(long, value_name = "SIZE", value_parser = memory, conflicts_with = "batch")]
+    pub memory: Option<usize>,
+}
+
+/// `2GiB`, `512MiB`, `100MB`, or a number of bytes.
+fn memory(text: &str) -> Result<usize, String> {
+    let text = text.trim();
+    let split = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let unit = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1.0,
+        "kb" => 1e3,
+        "mb" => 1e6,
+        "gb" => 1e9,
+        "k" | "kib" => 1024.0,
+        "m" | "mib" => 1024.0 * 1024.0,
+        "g" | "gib" => 1024.0 * 1024.0 * 1024.0,
+        other => return Err(format!("unknown unit {other:?}: use KiB, MiB or GiB")),
+    };
+    match number.parse::<f64>() {
+        Ok(number) if number * unit >= 1.0 => Ok((number * unit) as usize),
+        _ => Err("give a size such as 2GiB".into()),
+    }
 }
 
 /// How pictures are brought to the network's input.
@@ -123,25 +156,30 @@ pub struct MethodArgs {
     /// Attribution method (see `saliency methods`)
     #[arg(long, default_value = "gradient", value_name = "NAME")]
     pub method: String,
-    /// The method that a SmoothGrad averages
-    #[arg(long, default_value = "gradient", value_name = "NAME")]
-    pub of: String,
-    /// Noisy samples of SmoothGrad
-    #[arg(long, default_value = "50", value_name = "N", value_parser = at_least_one())]
-    pub samples: usize,
+    /// The method that a wrapper such as SmoothGrad averages
+    #[arg(long, value_name = "NAME")]
+    pub of: Option<String>,
+    /// Layer to look at, for methods that look at one (see `saliency layers`)
+    #[arg(long, value_name = "NAME")]
+    pub layer: Option<String>,
+    /// Steps along the path, for path methods
+    #[arg(long, value_name = "N")]
+    pub steps: Option<u64>,
+    /// Samples, for methods that draw some
+    #[arg(long, value_name = "N")]
+    pub samples: Option<u64>,
     /// Noise of SmoothGrad, relative to the input's range
-    #[arg(
-        long,
-        default_value_t = 0.1,
-        value_name = "LEVEL",
-        allow_negative_numbers = true
-    )]
-    pub noise: f64,
-    /// Seed of all noise
-    #[arg(long, default_value_t = 0)]
-    pub seed: u64,
+    #[arg(long, value_name = "LEVEL", allow_negative_numbers = true)]
+    pub noise: Option<f64>,
+    /// Seed of everything that is drawn
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// Any other option of the method as `saliency methods NAME` lists it; `of.` in front of
+    /// it means the wrapped method's
+    #[arg(long = "option", value_name = "NAME=VALUE")]
+    pub options: Vec<String>,
     /// Method and all its options from a JSON file, as `--json` prints them
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["method", "of", "samples", "noise"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["method", "of"])]
     pub recipe: Option<PathBuf>,
 }
 
@@ -267,6 +305,26 @@ pub struct Noise {
 
 #[derive(ClapArgs, Debug)]
 pub struct Listing {
+    /// Print JSON instead of a table
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(ClapArgs, Debug)]
+pub struct Methods {
+    /// One method: all its options with their defaults
+    #[arg(value_name = "NAME")]
+    pub name: Option<String>,
+    /// Print JSON instead of a table
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(ClapArgs, Debug)]
+pub struct Layers {
+    /// Network: resnet50, squeezenet1_1, cifar_resnet20, ..., demo (see `saliency models`)
+    #[arg(long, default_value = "resnet50", value_name = "NAME")]
+    pub model: String,
     /// Print JSON instead of a table
     #[arg(long)]
     pub json: bool,
@@ -403,6 +461,14 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Args::command().debug_assert();
+    }
+
+    #[test]
+    fn memory_is_read() {
+        assert_eq!(memory("2GiB"), Ok(2 << 30));
+        assert_eq!(memory("1.5 MiB"), Ok(3 << 19));
+        assert_eq!(memory("100"), Ok(100));
+        assert!(memory("much").is_err() && memory("2XB").is_err() && memory("0").is_err());
     }
 
     #[test]

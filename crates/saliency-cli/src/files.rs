@@ -8,17 +8,25 @@ use saliency_models::photo::RgbImage;
 use saliency_viz::encode_png;
 use tempfile::NamedTempFile;
 
+use serde::Serialize;
+
 use crate::{
     args::{Format, OutputArgs},
     error::Error,
+    report,
 };
+
+/// A report that lists the files that were written for it.
+pub trait Listing: Serialize {
+    fn set_files(&mut self, files: Vec<PathBuf>);
+}
 
 /// The files that one result is written to: `OUT/STEM` and a suffix for each.
 pub struct Results<'a> {
     out: &'a Path,
     stem: &'a str,
     /// What has been written.
-    pub files: Vec<PathBuf>,
+    files: Vec<PathBuf>,
 }
 
 impl<'a> Results<'a> {
@@ -39,6 +47,25 @@ impl<'a> Results<'a> {
         write(&path, content)?;
         self.files.push(path);
         Ok(())
+    }
+}
+
+impl Results<'_> {
+    /// Gives the report its list of files, and writes it as JSON where that was asked for.
+    pub fn finish(
+        mut self,
+        report: &mut impl Listing,
+        suffix: &str,
+        save: &[Format],
+    ) -> Result<(), Error> {
+        if !save.contains(&Format::Json) {
+            report.set_files(self.files);
+            return Ok(());
+        }
+        let path = self.out.join(format!("{}{suffix}", self.stem));
+        self.files.push(path.clone());
+        report.set_files(self.files);
+        write(&path, report::to_json(report)?.as_bytes())
     }
 }
 

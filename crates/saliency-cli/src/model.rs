@@ -2,9 +2,7 @@ use burn::{
     module::Module,
     tensor::{Device, Tensor},
 };
-use saliency_core::{
-    BatchSize, Form, InputXGradient, Method, Model, Recipe, Run, SmoothGrad, Target,
-};
+use saliency_core::{BatchSize, Graph, Method, Model, Needs, Recipe, Run, Target};
 use saliency_models::{
     demo, fetch,
     labels::Labels,
@@ -26,19 +24,22 @@ pub struct Loaded {
     pub preprocess: Preprocess,
     pub labels: Labels,
     pub device: Device,
-    batch: Option<u32>,
+    graph: Graph,
+    batch: BatchSize,
 }
 
 impl Loaded {
     /// The embedded demo model.
     pub fn demo(device: Device) -> Result<Self, Error> {
+        let network = Network::CifarResNet(demo::load(&device)?);
         Ok(Loaded {
             name: "demo".into(),
-            network: Network::CifarResNet(demo::load(&device)?),
             preprocess: demo::preprocess(),
             labels: demo::labels(),
+            graph: graph(&network, &demo::preprocess(), &device)?,
+            network,
             device,
-            batch: None,
+            batch: BatchSize::default(),
         })
     }
 
@@ -63,22 +64,36 @@ impl Loaded {
         };
         let device = device::open(&args.device)?;
         let mut loaded = match (architecture, weights) {
-            (Some(architecture), Some(path)) => Loaded {
-                name: architecture.to_string(),
-                network: architecture.load(path, &device)?.valid(),
-                preprocess: natural(architecture),
-                labels: names(architecture),
-                device,
-                batch: None,
-            },
-            _ => Loaded::demo(device)?,
+            (Some(architecture), Some(path)) => {
+                let network = architecture.load(path, &device)?.valid();
+                let preprocess = match args.preprocess {
+                    PreprocessChoice::Auto => natural(architecture),
+                    other => chosen(other),
+                };
+                Loaded {
+                    name: architecture.to_string(),
+                    graph: graph(&network, &preprocess, &device)?,
+                    network,
+                    preprocess,
+                    labels: names(architecture),
+                    device,
+                    batch: BatchSize::default(),
+                }
+            }
+            _ => {
+                let mut demo = Loaded::demo(device)?;
+                if args.preprocess != PreprocessChoice::Auto {
+                    demo.preprocess = chosen(args.preprocess);
+                    demo.graph = graph(&demo.network, &demo.preprocess, &demo.device)?;
+                }
+                demo
+            }
         };
-        loaded.batch = args.batch;
-        match args.preprocess {
-            PreprocessChoice::Auto => {}
-            PreprocessChoice::Stretch => loaded.preprocess = Preprocess::imagenet(),
-            PreprocessChoice::Crop => loaded.preprocess = Preprocess::imagenet_center_crop(),
-            PreprocessChoice::Caffe => loaded.preprocess = Preprocess::squeezenet_caffe(),
+        if let Some(rows) = args.batch {
+            loaded.batch = BatchSize::Rows(rows as usize);
+        }
+        if let Some(bytes) = args.memory {
+            loaded.batch = BatchSize::Memory(bytes);
         }
         let classes = loaded.network.classes();
         match &args.labels {
@@ -158,15 +173,27 @@ impl Loaded {
 
     /// How methods are run on it.
     pub fn run<'a>(&self) -> Run<'a> {
-        match self.batch {
-            Some(rows) => Run::new().batch_size(BatchSize::Rows(rows as usize)),
-            None => Run::new(),
-        }
+        Run::new().batch_size(self.batch)
     }
 
     /// As a function for `saliency-core`.
     pub fn model(&self) -> &dyn Model<4> {
-        &self.network
+        &self.graph
+    }
+}
+
+/// The network as a graph at the size of its prepared pictures.
+fn graph(network: &Network, preprocess: &Preprocess, device: &Device) -> Result<Graph, Error> {
+    let (width, height) = preprocess.size();
+    let example = Tensor::zeros([1, 3, height as usize, width as usize], device);
+    Ok(network.trace(&example)?)
+}
+
+fn chosen(choice: PreprocessChoice) -> Preprocess {
+    match choice {
+        PreprocessChoice::Auto | PreprocessChoice::Stretch => Preprocess::imagenet(),
+        PreprocessChoice::Crop => Preprocess::imagenet_center_crop(),
+        PreprocessChoice::Caffe => Preprocess::squeezenet_caffe(),
     }
 }
 
@@ -198,53 +225,60 @@ fn stored(architecture: Architecture) -> Result<std::path::PathBuf, Error> {
 
 /// The method that the command line names, with its options checked.
 pub fn recipe(args: &MethodArgs) -> Result<Recipe, Error> {
-    let recipe = match &args.recipe {
+    let mut recipe = match &args.recipe {
         Some(path) => {
             let text = std::fs::read_to_string(path).map_err(|e| Error::file(path, e))?;
             serde_json::from_str(&text)
                 .map_err(|e| Error::file(path, format!("not a recipe: {e}")))?
         }
-        None => named(args)?,
+        None => Recipe::named(&args.method)?,
     };
+    if let Some(of) = &args.of {
+        let of =
+            serde_json::to_value(Recipe::named(of)?).map_err(|e| Error::Internal(e.to_string()))?;
+        recipe = recipe.with("of", of)?;
+    }
+    if let Some(layer) = &args.layer {
+        recipe = match recipe.options().contains_key("layers") {
+            true => recipe.with("layers", layer.split(',').collect::<Vec<_>>())?,
+            false => recipe.with("layer", layer.as_str())?,
+        };
+    }
+    for (name, value) in [("steps", args.steps), ("samples", args.samples)] {
+        if let Some(value) = value {
+            recipe = recipe.with(name, value)?;
+        }
+    }
+    // A method that draws nothing has no seed.
+    if let Some(seed) = args.seed.filter(|_| recipe.options().contains_key("seed")) {
+        recipe = recipe.with("seed", seed)?;
+    }
+    if let Some(level) = args.noise {
+        recipe = recipe.with("noise", serde_json::json!({ "relative": level }))?;
+    }
+    for option in &args.options {
+        let (name, value) = option
+            .split_once('=')
+            .ok_or_else(|| Error::Usage(format!("--option {option}: write it as NAME=VALUE")))?;
+        // What is not JSON is text: layer=relu_3 needs no quotes.
+        let value: serde_json::Value = serde_json::from_str(value).unwrap_or_else(|_| value.into());
+        recipe = recipe.with(name.trim(), value)?;
+    }
     Method::<4>::validate(&recipe)?;
     Ok(recipe)
 }
 
-fn named(args: &MethodArgs) -> Result<Recipe, Error> {
-    let of = Recipe::named(&args.of)?;
-    match Recipe::named(&args.method)? {
-        Recipe::SmoothGrad(smooth) => Ok(Recipe::SmoothGrad(
-            SmoothGrad {
-                of: Box::new(of),
-                ..smooth
-            }
-            .samples(args.samples)
-            .noise(args.noise)
-            .seed(args.seed),
-        )),
-        _ if of != Recipe::default() => Err(Error::Usage(format!(
-            "--of is what a SmoothGrad averages; {} averages nothing",
-            args.method
-        ))),
-        other => Ok(other),
-    }
-}
-
-/// The methods of the demo, with their names.
+/// The methods of the demo: all that explain a picture by itself, sampled ones with few
+/// samples.
 pub fn demo_methods(samples: usize) -> Vec<Recipe> {
-    let smooth = |form| Recipe::SmoothGrad(SmoothGrad::default().samples(samples).form(form));
-    vec![
-        Recipe::default(),
-        Recipe::InputXGradient(InputXGradient),
-        smooth(Form::MeanAbsolute),
-        smooth(Form::Mean),
-        smooth(Form::MeanSquare),
-        smooth(Form::Variance),
-        Recipe::SmoothGrad(SmoothGrad {
-            of: Box::new(Recipe::InputXGradient(InputXGradient)),
-            ..SmoothGrad::default()
-                .samples(samples)
-                .form(Form::MeanAbsolute)
-        }),
-    ]
+    let few = |recipe: Recipe| match recipe.options().contains_key("samples") {
+        true => recipe.with("samples", samples).unwrap_or(recipe),
+        false => recipe,
+    };
+    Recipe::METHODS
+        .iter()
+        .filter(|method| method.needs != Needs::Batch)
+        .filter_map(|method| Recipe::named(method.name).ok())
+        .map(few)
+        .collect()
 }

@@ -4,7 +4,7 @@ use std::{
 };
 
 use comfy_table::{ContentArrangement, Table, presets};
-use saliency_core::{Attribution, Map, Recipe, Reduction, ResolvedTarget, Statistics};
+use saliency_core::{Attribution, Evaluations, Map, Recipe, Reduction, ResolvedTarget, Statistics};
 use saliency_viz::Grid;
 use serde::Serialize;
 
@@ -57,6 +57,60 @@ impl ClassReport {
     }
 }
 
+/// What a method knows of its own accuracy, and what it cost.
+#[derive(Clone, Debug, Serialize)]
+pub struct Trust {
+    /// Sum of the values minus what they should add up to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delta: Option<f64>,
+    /// Norm of the standard errors relative to that of the values.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub relative_standard_error: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub samples: Option<usize>,
+    /// Whether the tolerance that was asked for was met.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub converged: Option<bool>,
+    pub evaluations: Evaluations,
+}
+
+impl Trust {
+    /// Of an attribution of one row.
+    pub fn of(attribution: &Attribution<4>) -> Result<Self, Error> {
+        let evidence = &attribution.evidence;
+        let norm = |t: &burn::tensor::Tensor<4>| -> Result<f64, Error> {
+            let values = t.clone().try_into_vec_as::<f64>().map_err(Error::reading)?;
+            Ok(values.iter().map(|v| v * v).sum::<f64>().sqrt())
+        };
+        let relative = match &evidence.standard_error {
+            Some(error) => Some(norm(error)? / norm(&attribution.values)?.max(f64::MIN_POSITIVE)),
+            None => None,
+        };
+        Ok(Trust {
+            delta: evidence.delta.as_ref().map(|delta| delta[0]),
+            relative_standard_error: relative,
+            samples: evidence.samples,
+            converged: evidence.converged,
+            evaluations: attribution.evaluations,
+        })
+    }
+
+    /// In a few words: `delta 0.0012; standard error 4.1 %; not converged`.
+    pub fn words(&self) -> String {
+        let mut words = Vec::new();
+        if let Some(delta) = self.delta {
+            words.push(format!("delta {}", number(delta)));
+        }
+        if let Some(error) = self.relative_standard_error {
+            words.push(format!("standard error {}", percent(error)));
+        }
+        if self.converged == Some(false) {
+            words.push("not converged".into());
+        }
+        words.join("; ")
+    }
+}
+
 /// What `explain` found for one image and target.
 #[derive(Clone, Debug, Serialize)]
 pub struct MapReport {
@@ -69,6 +123,7 @@ pub struct MapReport {
     pub explained: Option<ClassReport>,
     pub score: f64,
     pub recipe: Recipe,
+    pub trust: Trust,
     pub reduction: Reduction,
     pub statistics: Statistics,
     pub readings: Vec<String>,
@@ -128,6 +183,14 @@ pub fn print_json(value: &impl Serialize) -> Result<(), Error> {
 
 pub fn to_json(value: &impl Serialize) -> Result<String, Error> {
     serde_json::to_string_pretty(value).map_err(|e| Error::Internal(e.to_string()))
+}
+
+/// The name that serde gives a unit variant.
+pub fn label(value: impl Serialize) -> String {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(name)) => name,
+        _ => String::new(),
+    }
 }
 
 /// A map for `saliency-viz`.

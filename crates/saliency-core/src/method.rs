@@ -115,7 +115,7 @@ pub trait Method<const D: usize> {
     ) -> Result<Attribution<D>, Error> {
         self.validate()?;
         let input = checked(input)?;
-        let outputs = run.forward(model, &input)?;
+        let outputs = run.sized_for(model).forward(model, &input)?;
         check_finite("the model's output", &outputs)?;
         let goal = Goal::resolve(target, &outputs)?;
         self.explain_goal(model, &input, outputs, &goal, run)
@@ -138,6 +138,7 @@ pub trait Method<const D: usize> {
         let scores = goal.scores(outputs.clone())?;
         check_finite("the score", &scores)?;
         let counter = Counter::default();
+        let run = run.sized_for(model);
         let found = self.attribute(model, input, goal, &run.counting(&counter))?;
         check_finite("the attribution", &found.values)?;
         Ok(Attribution {

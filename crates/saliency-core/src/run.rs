@@ -72,7 +72,8 @@ pub enum BatchSize {
     /// As many as are expected to fit in this many bytes. The estimate is 256 times the
     /// input's own size a row, which covers the activations that a backward pass keeps
     /// through a ResNet50 in f32 (about 150 MB for 3x224x224); never more than 64 rows
-    /// of images or 4096 rows of at most 4096 values.
+    /// of images or 4096 rows of at most 4096 values. Where the model is a
+    /// [`Graph`](crate::Graph), its own activations are counted instead.
     Memory(usize),
 }
 
@@ -141,6 +142,8 @@ pub struct Run<'a> {
     mode_check: ModeCheck,
     progress: Option<ProgressFn<'a>>,
     counter: Option<&'a Counter>,
+    /// What a row of the model's own activations takes, where that is known.
+    row_bytes: Option<usize>,
 }
 
 impl fmt::Debug for Run<'_> {
@@ -257,10 +260,21 @@ impl<'a> Run<'a> {
         }
     }
 
+    /// With the memory that a row of the model takes, where its inside is known.
+    pub(crate) fn sized_for<const D: usize>(self, model: &dyn Model<D>) -> Self {
+        Run {
+            row_bytes: model.graph().map(|graph| graph.row_bytes()),
+            ..self
+        }
+    }
+
     /// Rows per batch for inputs like `input`.
     pub fn rows<const D: usize>(&self, input: &Tensor<D>) -> usize {
         let elements = input.dims()[1..].iter().product();
-        self.batch_size.rows(elements, input.dtype().size())
+        match (self.batch_size, self.row_bytes) {
+            (BatchSize::Memory(budget), Some(bytes)) => (budget / bytes.max(1)).clamp(1, 4096),
+            (batch, _) => batch.rows(elements, input.dtype().size()),
+        }
     }
 
     /// Runs `work` over `0..total` in batches, reporting progress after each. A batch that

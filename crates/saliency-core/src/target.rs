@@ -235,6 +235,20 @@ impl Goal {
         }
     }
 
+    /// The goal of the given rows, in their order.
+    pub(crate) fn select(&self, rows: &[usize]) -> Goal {
+        let kind = match &self.kind {
+            GoalKind::Classes(classes) => {
+                GoalKind::Classes(rows.iter().map(|&row| classes[row]).collect())
+            }
+            other => other.with_rows(rows.len()),
+        };
+        Goal {
+            kind,
+            reference: self.reference.clone().map(|r| select_rows(r, rows)),
+        }
+    }
+
     /// The goal of `times` copies of the whole batch, one after the other, at *other* inputs.
     pub fn repeat(&self, times: usize) -> Goal {
         let kind = match &self.kind {
@@ -317,14 +331,18 @@ impl Goal {
         })
     }
 
-    /// d score / d outputs, `[rows, outputs]`: where a backward pass over a graph begins.
+    /// d score / d outputs at these outputs, off the tape: where a backward pass starts.
+    ///
+    /// # Errors
+    /// Those of [`scores`](Goal::scores); [`Error::NotDifferentiable`] for a custom score that
+    /// cuts the tape.
     pub(crate) fn seed(&self, outputs: &Tensor<2>) -> Result<Tensor<2>, Error> {
         let leaf = outputs.clone().inner().autodiff().require_grad();
-        let score = self.scores(leaf.clone())?.sum();
-        if !score.is_tracked() {
+        let scores = self.scores(leaf.clone())?;
+        if !scores.is_tracked() {
             return Err(Error::NotDifferentiable);
         }
-        let mut gradients = guarded(&outputs.dims(), || score.backward())?;
+        let mut gradients = guarded(&outputs.dims(), || scores.sum().backward())?;
         leaf.grad_remove(&mut gradients)
             .ok_or(Error::NotDifferentiable)
     }
@@ -373,6 +391,14 @@ fn argmax(outputs: &Tensor<2>) -> Result<Vec<usize>, Error> {
         .try_into_vec_as::<i64>()
         .map(|classes| classes.into_iter().map(|class| class as usize).collect())
         .map_err(Error::device)
+}
+
+/// The given rows of a tensor.
+pub(crate) fn select_rows<const D: usize>(tensor: Tensor<D>, rows: &[usize]) -> Tensor<D> {
+    let index: Vec<i32> = rows.iter().map(|&row| row as i32).collect();
+    let index =
+        Tensor::<1, Int>::from_data(TensorData::from(index.as_slice()), &tensor.device().inner());
+    tensor.select(0, index)
 }
 
 pub(crate) fn vector(values: &[f64], dtype: DType, device: &Device) -> Tensor<1> {

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
-use saliency_core::Model;
+use saliency_core::{Graph, Model};
 use serde::{Deserialize, Serialize};
 
 use crate::cifar_resnet::{CifarResNet, CifarResNetConfig};
@@ -319,6 +319,28 @@ impl Network {
             Network::CifarResNet(net) => net.classes(),
             Network::SqueezeNet(net) => net.classes(),
         }
+    }
+}
+
+impl Network {
+    /// The network as a graph, for images of `[rows, 3, height, width]` like `example`.
+    ///
+    /// ```
+    /// use burn::tensor::{Device, Tensor};
+    /// use saliency_models::zoo::Architecture;
+    ///
+    /// let device = Device::flex();
+    /// let net = Architecture::CifarResNet20.init(4, &device)?;
+    /// let graph = net.trace(&Tensor::ones([1, 3, 32, 32], &device))?;
+    /// assert!(graph.layer(&"layer3".into()).is_ok());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`saliency_core::Error::Trace`] where the images are too small for the network.
+    pub fn trace(&self, example: &Tensor<4>) -> Result<Graph, saliency_core::Error> {
+        Graph::trace(self, Network::forward, example)
     }
 }
 

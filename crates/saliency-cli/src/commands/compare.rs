@@ -31,6 +31,12 @@ struct Report {
     files: Vec<PathBuf>,
 }
 
+impl files::Listing for Report {
+    fn set_files(&mut self, files: Vec<PathBuf>) {
+        self.files = files;
+    }
+}
+
 pub fn run(args: &Compare) -> Result<(), Error> {
     let input = one(&args.image)?;
     let recipe = model::recipe(&args.method)?;
@@ -74,13 +80,9 @@ pub fn run(args: &Compare) -> Result<(), Error> {
         correlations: matrix,
         scores: found.attribution.scores,
         classes: labels,
-        files: results.files,
+        files: Vec::new(),
     };
-    if args.output.save.contains(&Format::Json) {
-        let path = args.output.out.join(format!("{stem}-classes.json"));
-        result.files.push(path.clone());
-        files::write(&path, report::to_json(&result)?.as_bytes())?;
-    }
+    results.finish(&mut result, "-classes.json", &args.output.save)?;
     match args.output.json {
         true => report::print_json(&result),
         false => report::print(&text(&result)),

@@ -5,7 +5,7 @@ use std::{
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use saliency_core::{
-    Attribution, Map, Method, Recipe, Reduction, Target,
+    Attribution, Evaluations, Family, Map, Method, Recipe, Reduction, Target,
     analysis::{Localisation, localisation},
 };
 use saliency_models::{
@@ -13,7 +13,7 @@ use saliency_models::{
     photo::RgbImage,
     scenes::{Scene, Scenes},
 };
-use saliency_viz::{Style, heatmap, outline, save_png, signed, standard};
+use saliency_viz::{Style, heatmap, outline, save_png, standard};
 use serde::Serialize;
 
 use crate::{
@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// Scenes that pictures are drawn of.
-const DRAWN: usize = 12;
+const DRAWN: usize = 6;
 /// Noisy samples of each SmoothGrad.
 const SAMPLES: usize = 25;
 const REDUCTION: Reduction = Reduction::Max;
@@ -36,6 +36,7 @@ const REDUCTION: Reduction = Reduction::Max;
 #[derive(Serialize)]
 struct Score {
     method: String,
+    family: Option<Family>,
     recipe: Recipe,
     reduction: Reduction,
     scenes: usize,
@@ -46,14 +47,23 @@ struct Score {
     /// Mean share of the picture that is object: what a flat map would score.
     area: f64,
     seconds_per_map: f64,
+    /// Rows through the model for one map.
+    evaluations: Evaluations,
 }
 
 struct Drawn {
     scene: Scene,
     predicted: ClassReport,
     folder: String,
-    /// Method, thumbnail and whole picture, relative to the page.
-    maps: Vec<(String, String, String)>,
+    maps: Vec<Picture>,
+}
+
+/// The pictures of one method, relative to the page.
+struct Picture {
+    method: String,
+    family: Option<Family>,
+    thumbnail: String,
+    whole: String,
 }
 
 pub fn run(args: &Demo) -> Result<(), Error> {
@@ -69,27 +79,35 @@ pub fn run(args: &Demo) -> Result<(), Error> {
     let mut drawn = Vec::new();
     let mut right = 0.0;
     let mut scores = Vec::new();
+    let mut left_out = Vec::new();
     for recipe in model::demo_methods(SAMPLES) {
         let name = recipe.name();
         let progress = progress::callback(&name);
         let run = loaded.run().progress(&progress);
         let started = Instant::now();
-        let attribution = recipe.explain_with(loaded.model(), input.clone(), &target, &run)?;
+        let attribution = match recipe.explain_with(loaded.model(), input.clone(), &target, &run) {
+            Ok(attribution) => attribution,
+            Err(error) => {
+                drop(progress);
+                left_out.push(format!("{name}: {error}"));
+                continue;
+            }
+        };
         let maps = attribution.maps(REDUCTION)?;
         let seconds = started.elapsed().as_secs_f64() / scenes.len() as f64;
         if drawn.is_empty() {
             drawn = begin(&scenes, &loaded, &attribution, &args.out)?;
             right = accuracy(&attribution, &scenes)?;
         }
-        for (row, entry) in drawn.iter_mut().enumerate() {
-            draw(entry, &attribution, row, &maps[row], &args.out)?;
+        for (entry, map) in drawn.iter_mut().zip(&maps) {
+            draw(entry, &attribution, map, &args.out)?;
         }
-        scores.push(score(&recipe, &maps, &scenes, seconds)?);
+        scores.push(score(&attribution, &maps, &scenes, seconds)?);
     }
     let page = args.out.join("index.html");
     files::write(
         &page,
-        html(&scores, &drawn, right, &loaded)
+        html(&scores, &drawn, &left_out, right, &loaded)
             .into_string()
             .as_bytes(),
     )?;
@@ -107,7 +125,13 @@ pub fn run(args: &Demo) -> Result<(), Error> {
     ))
 }
 
-fn score(recipe: &Recipe, maps: &[Map], scenes: &[Scene], seconds: f64) -> Result<Score, Error> {
+fn score(
+    attribution: &Attribution<4>,
+    maps: &[Map],
+    scenes: &[Scene],
+    seconds: f64,
+) -> Result<Score, Error> {
+    let recipe = &attribution.recipe;
     let found = maps
         .iter()
         .zip(scenes)
@@ -115,8 +139,10 @@ fn score(recipe: &Recipe, maps: &[Map], scenes: &[Scene], seconds: f64) -> Resul
         .collect::<Result<Vec<Localisation>, Error>>()?;
     let mean =
         |of: &dyn Fn(&Localisation) -> f64| found.iter().map(of).sum::<f64>() / found.len() as f64;
+    let per_map = |rows: usize| rows.div_ceil(scenes.len());
     Ok(Score {
         method: recipe.name(),
+        family: recipe.info().map(|info| info.family),
         recipe: recipe.clone(),
         reduction: REDUCTION,
         scenes: found.len(),
@@ -124,6 +150,10 @@ fn score(recipe: &Recipe, maps: &[Map], scenes: &[Scene], seconds: f64) -> Resul
         mass: mean(&|l| l.mass),
         area: mean(&|l| l.area),
         seconds_per_map: seconds,
+        evaluations: Evaluations {
+            forward: per_map(attribution.evaluations.forward),
+            gradient: per_map(attribution.evaluations.gradient),
+        },
     })
 }
 
@@ -180,7 +210,6 @@ fn begin(
 fn draw(
     entry: &mut Drawn,
     attribution: &Attribution<4>,
-    row: usize,
     map: &Map,
     out: &Path,
 ) -> Result<(), Error> {
@@ -196,14 +225,12 @@ fn draw(
         &standard(&entry.scene.image, &grid, &title, &style)?,
         out.join(&whole),
     )?;
-    if !attribution.recipe.is_non_negative() {
-        let one = attribution.row(row)?;
-        let (positive, negative) = one.signed_maps()?.remove(0);
-        let (positive, negative) = (report::grid(&positive)?, report::grid(&negative)?);
-        let picture = signed(&entry.scene.image, &positive, &negative, &title, &style)?;
-        save_png(&picture, out.join(path("-signed")))?;
-    }
-    entry.maps.push((name, thumbnail, whole));
+    entry.maps.push(Picture {
+        family: attribution.recipe.info().map(|info| info.family),
+        method: name,
+        thumbnail,
+        whole,
+    });
     Ok(())
 }
 
@@ -214,7 +241,9 @@ fn table(scores: &[Score]) -> String {
             report::percent(s.pointing_game),
             report::percent(s.mass),
             report::percent(s.area),
-            format!("{:.0} ms", 1e3 * s.seconds_per_map),
+            milliseconds(s.seconds_per_map),
+            s.evaluations.forward.to_string(),
+            s.evaluations.gradient.to_string(),
         ]
     });
     let header = [
@@ -223,8 +252,17 @@ fn table(scores: &[Score]) -> String {
         "mass on object",
         "object's area",
         "a map takes",
+        "forward passes",
+        "gradients",
     ];
     report::table(&header, rows)
+}
+
+fn milliseconds(seconds: f64) -> String {
+    match 1e3 * seconds {
+        ms if ms < 10.0 => format!("{ms:.1} ms"),
+        ms => format!("{ms:.0} ms"),
+    }
 }
 
 const STYLE: &str = "
@@ -232,9 +270,16 @@ body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 90rem
 table { border-collapse: collapse } th, td { padding: .3rem .6rem; text-align: left; vertical-align: top }
 thead th { border-bottom: 1px solid #999 } td.n { text-align: right; font-variant-numeric: tabular-nums }
 img { width: 8.5rem; height: 8.5rem; image-rendering: pixelated; display: block }
-.scroll { overflow-x: auto } .wrong { color: #b00 } small { color: #666 }";
+.maps { display: flex; flex-wrap: wrap; gap: .8rem } figure { margin: 0; width: 8.5rem }
+figcaption { font-size: .8rem; overflow-wrap: anywhere } .wrong { color: #b00 } small { color: #666 }";
 
-fn html(scores: &[Score], drawn: &[Drawn], accuracy: f64, loaded: &Loaded) -> Markup {
+fn html(
+    scores: &[Score],
+    drawn: &[Drawn],
+    left_out: &[String],
+    accuracy: f64,
+    loaded: &Loaded,
+) -> Markup {
     html! {
         (DOCTYPE)
         html lang="en" {
@@ -254,15 +299,13 @@ fn html(scores: &[Score], drawn: &[Drawn], accuracy: f64, loaded: &Loaded) -> Ma
                     (device::describe(&loaded.device)) "."
                 }
                 (measured(scores))
+                @if !left_out.is_empty() {
+                    p { "Not for this network: " }
+                    ul { @for line in left_out { li { small { (line) } } } }
+                }
                 h2 { "Scenes" }
-                p { "A map opens its full picture. Channels are reduced by " code { (REDUCTION) } "; SmoothGrad averages " (SAMPLES) " samples." }
-                div.scroll { table {
-                    thead { tr {
-                        th { "scene" } th { "object" } th { "mask" }
-                        @for score in scores { th { (score.method) } }
-                    } }
-                    tbody { @for entry in drawn { (scene_row(entry)) } }
-                } }
+                p { "A map opens its full picture. Channels are reduced by " code { (REDUCTION) } "; sampled methods take " (SAMPLES) " samples." }
+                @for entry in drawn { (scene(entry)) }
             }
         }
     }
@@ -272,13 +315,18 @@ fn measured(scores: &[Score]) -> Markup {
     html! {
         h2 { "Measured on " (scores[0].scenes) " scenes" }
         table {
-            thead { tr { th { "method" } th { "maximum on object" } th { "mass on object" } th { "a map takes" } } }
+            thead { tr {
+                th { "method" } th { "maximum on object" } th { "mass on object" } th { "a map takes" }
+                th { "forward passes" } th { "gradients" }
+            } }
             tbody {
                 @for score in scores { tr {
                     td { (score.method) }
                     td.n { (report::percent(score.pointing_game)) }
                     td.n { (report::percent(score.mass)) }
-                    td.n { (format!("{:.0} ms", 1e3 * score.seconds_per_map)) }
+                    td.n { (milliseconds(score.seconds_per_map)) }
+                    td.n { (score.evaluations.forward) }
+                    td.n { (score.evaluations.gradient) }
                 } }
                 tr { td { small { "a flat map" } } td.n { small { (report::percent(scores[0].area)) } } td.n { small { (report::percent(scores[0].area)) } } td {} }
             }
@@ -286,16 +334,31 @@ fn measured(scores: &[Score]) -> Markup {
     }
 }
 
-fn scene_row(entry: &Drawn) -> Markup {
+fn scene(entry: &Drawn) -> Markup {
     let right = entry.predicted.class == entry.scene.shape.class();
     let file = |name: &str| format!("{}/{name}.png", entry.folder);
+    let families: Vec<Option<Family>> = entry.maps.iter().fold(Vec::new(), |mut seen, map| {
+        if !seen.contains(&map.family) {
+            seen.push(map.family);
+        }
+        seen
+    });
     html! {
-        tr {
-            td { img src=(file("scene")) alt="scene"; @if right { (entry.predicted.caption()) } @else { span.wrong { (entry.predicted.caption()) } } }
-            td { img src=(file("truth")) alt="object outlined"; (entry.scene.shape.name()) }
-            td { img src=(file("mask")) alt="ground-truth mask"; }
-            @for (name, thumbnail, whole) in &entry.maps {
-                td { a href=(whole) { img src=(thumbnail) alt=(name); } }
+        h3 { (entry.scene.shape.name()) }
+        div.maps {
+            figure { img src=(file("scene")) alt="scene"; figcaption { "predicted " @if right { (entry.predicted.caption()) } @else { span.wrong { (entry.predicted.caption()) } } } }
+            figure { img src=(file("truth")) alt="object outlined"; figcaption { "object" } }
+            figure { img src=(file("mask")) alt="ground-truth mask"; figcaption { "mask" } }
+        }
+        @for family in families {
+            h4 { (family.map_or_else(String::new, report::label)) }
+            div.maps {
+                @for map in entry.maps.iter().filter(|map| map.family == family) {
+                    figure {
+                        a href=(map.whole) { img src=(map.thumbnail) alt=(map.method) loading="lazy"; }
+                        figcaption { (map.method) }
+                    }
+                }
             }
         }
     }

@@ -14,7 +14,7 @@ use crate::{
     inputs::{self, Input},
     model::{self, Loaded},
     progress,
-    report::{self, ClassReport, MapReport},
+    report::{self, ClassReport, MapReport, Trust},
 };
 
 pub fn run(args: &Explain) -> Result<(), Error> {
@@ -101,6 +101,12 @@ pub fn explain(
     Ok((view, attribution))
 }
 
+impl files::Listing for MapReport {
+    fn set_files(&mut self, files: Vec<PathBuf>) {
+        self.files = files;
+    }
+}
+
 /// Describes one row, and writes what was asked for.
 fn write_row(
     args: &Explain,
@@ -139,12 +145,7 @@ fn write_row(
     if args.output.save.contains(&Format::Safetensors) {
         results.bytes(".safetensors", &safetensors(attribution, &map)?)?;
     }
-    report.files = results.files;
-    if args.output.save.contains(&Format::Json) {
-        let path = args.output.out.join(format!("{stem}.json"));
-        report.files.push(path.clone());
-        files::write(&path, report::to_json(&report)?.as_bytes())?;
-    }
+    results.finish(&mut report, ".json", &args.output.save)?;
     Ok(report)
 }
 
@@ -166,6 +167,7 @@ pub fn describe(
         target: attribution.targets[0].clone(),
         score: attribution.scores[0],
         recipe: attribution.recipe.clone(),
+        trust: Trust::of(attribution)?,
         reduction,
         statistics,
         readings: statistics
@@ -196,6 +198,7 @@ fn summary(reports: &[MapReport]) -> String {
                 .as_ref()
                 .map_or_else(String::new, ClassReport::caption),
             report::number(r.score),
+            r.trust.words(),
             r.files.iter().map(name).collect::<Vec<_>>().join("\n"),
         ]
     });
@@ -206,7 +209,14 @@ fn summary(reports: &[MapReport]) -> String {
         first.device,
         first.recipe.name(),
         report::table(
-            &["image", "predicted", "explained", "score", "written"],
+            &[
+                "image",
+                "predicted",
+                "explained",
+                "score",
+                "trust",
+                "written"
+            ],
             rows
         )
     )

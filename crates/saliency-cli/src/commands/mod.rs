@@ -6,6 +6,7 @@ pub mod demo;
 pub mod devices;
 pub mod explain;
 pub mod fetch;
+pub mod layers;
 pub mod methods;
 pub mod models;
 pub mod noise;

@@ -35,6 +35,12 @@ struct Level {
     smooth_roughness: f64,
 }
 
+impl files::Listing for Report {
+    fn set_files(&mut self, files: Vec<PathBuf>) {
+        self.files = files;
+    }
+}
+
 pub fn run(args: &Noise) -> Result<(), Error> {
     let input = one(&args.image)?;
     let loaded = Loaded::from_args(&args.model)?;
@@ -73,6 +79,7 @@ pub fn run(args: &Noise) -> Result<(), Error> {
             .collect(),
         files: Vec::new(),
     };
+    let mut results = Results::new(&args.output.out, &input.name);
     if args.output.save.contains(&Format::Png) {
         let mut items = vec![("gradient, no noise".to_owned(), report::grid(&study.clean)?)];
         for level in &study.levels {
@@ -85,15 +92,9 @@ pub fn run(args: &Noise) -> Result<(), Error> {
         }
         let title = format!("Noise: single gradients and averages of {}", args.samples);
         let picture = gallery(&view, &items, &title, Cell::Heatmap, &Style::default())?;
-        let mut results = Results::new(&args.output.out, &input.name);
         results.png("-noise.png", &picture)?;
-        result.files = results.files;
     }
-    if args.output.save.contains(&Format::Json) {
-        let path = args.output.out.join(format!("{}-noise.json", input.name));
-        result.files.push(path.clone());
-        files::write(&path, report::to_json(&result)?.as_bytes())?;
-    }
+    results.finish(&mut result, "-noise.json", &args.output.save)?;
     if args.output.json {
         return report::print_json(&result);
     }

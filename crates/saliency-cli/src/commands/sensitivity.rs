@@ -37,7 +37,7 @@ pub fn run(args: &args::Sensitivity) -> Result<(), Error> {
     let target = loaded.target(&args.target)?;
     let test = Sensitivity {
         noise: NoiseScale::Absolute(args.scale),
-        seed: args.method.seed,
+        seed: args.method.seed.unwrap_or(0),
         reduction: Some(args.reduce),
     };
     let (reports, failure) = each(&inputs, |input| {

@@ -31,12 +31,7 @@ pub fn run(args: &Explain) -> Result<(), Error> {
                     let map = one.maps(reduction)?.remove(0);
                     results.png("-histogram.png", &picture(map.values(), &found)?)?;
                 }
-                found.files = results.files;
-                if args.output.save.contains(&Format::Json) {
-                    let path = args.output.out.join(format!("{stem}-statistics.json"));
-                    found.files.push(path.clone());
-                    files::write(&path, report::to_json(&found)?.as_bytes())?;
-                }
+                results.finish(&mut found, "-statistics.json", &args.output.save)?;
                 Ok(found)
             })
             .collect::<Result<Vec<_>, Error>>()

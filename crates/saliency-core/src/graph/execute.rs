@@ -1,5 +1,7 @@
 //! One operation on Burn tensors. On tracked inputs it lands on Burn's tape, as any other.
 
+use std::f64::consts::FRAC_1_SQRT_2;
+
 use burn::{
     backend::{
         Dispatch, DispatchTensor, Scalar, Slice,
@@ -8,7 +10,7 @@ use burn::{
             IntTensorOps, InterpolateMode, InterpolateOptions, ModuleOps, PadMode,
         },
     },
-    tensor::{Bool, BoolDType, DType, FloatDType, Int, IntDType, Tensor},
+    tensor::{Bool, DType, FloatDType, Int, IntDType, Tensor},
 };
 
 use super::{
@@ -51,7 +53,13 @@ pub(crate) fn execute(op: &Op, inputs: &[Value], shape: &[usize], rows: usize) -
             size,
             mode,
             align_corners,
-        } => Dispatch::interpolate(raw(0), *size, interpolation(*mode, *align_corners)),
+        } => {
+            let options = || interpolation(*mode, *align_corners);
+            match inputs[0].is_tracked() {
+                true => return interpolate_by_matrices(&inputs[0], *size, options),
+                false => Dispatch::interpolate(raw(0), *size, options()),
+            }
+        }
         Op::Unary(function) => return unary(*function, &inputs[0]),
         Op::PRelu => Dispatch::prelu(raw(0), raw(1)),
         Op::Binary(function) => return binary(*function, &inputs[0], &inputs[1]),
@@ -67,7 +75,10 @@ pub(crate) fn execute(op: &Op, inputs: &[Value], shape: &[usize], rows: usize) -
                 .iter()
                 .fold(inputs[0].clone(), |value, &axis| reduce(*how, value, axis));
         }
-        Op::ArgMax(axis) => Dispatch::float_argmax(raw(0), *axis, IntDType::I64),
+        Op::ArgMax(axis) => {
+            let kind = inputs[0].device().settings().int_dtype;
+            Dispatch::float_argmax(raw(0), *axis, kind)
+        }
         Op::Compare(how) => compare(*how, &inputs[0], &inputs[1]),
         Op::CompareTo(how, number) => compare_to(*how, &inputs[0], *number),
         Op::MaskFill(number) => match inputs[0].is_float() {
@@ -280,9 +291,36 @@ fn interpolation(mode: Interpolation, align_corners: bool) -> InterpolateOptions
     InterpolateOptions::new(mode).with_align_corners(align_corners)
 }
 
+/// Interpolation as one matrix for each axis: most backends have a derivative for few modes.
+/// The matrices are what the backend makes of unit vectors.
+fn interpolate_by_matrices(
+    x: &Value,
+    size: [usize; 2],
+    options: impl Fn() -> InterpolateOptions,
+) -> Value {
+    let resize = |x: &Value, to: usize| {
+        let from = x.shape()[3];
+        let place = (&x.device(), x.dtype());
+        // Each unit vector is a channel of a picture that is two wide, and stays so.
+        let units = Value::from(Tensor::<2>::eye(from, place.0).cast(place.1));
+        let units = units
+            .reshape(&[1, from, from, 1])
+            .expand(&[1, from, from, 2]);
+        let matrix = Value(Dispatch::interpolate(units.0, [to, 2], options()));
+        let matrix = matrix.narrow(3, 0, 1).reshape(&[from, to]);
+        linear(&[x.clone(), matrix]).permute(&[0, 1, 3, 2])
+    };
+    resize(&resize(x, size[1]), size[0])
+}
+
 pub(crate) fn unary(function: Unary, x: &Value) -> Value {
     if !x.is_float() {
         return unary_int(function, x);
+    }
+    if function == Unary::Gelu && x.is_tracked() {
+        // Most backends have the derivative of its tanh approximation, 2e-4 off.
+        let erf = Value(Dispatch::float_erf(x.times(FRAC_1_SQRT_2).0));
+        return &x.times(0.5) * &erf.plus(1.0);
     }
     let raw = x.0.clone();
     let number = Scalar::Float;
@@ -362,41 +400,41 @@ fn reduce(how: Reduce, x: Value, axis: usize) -> Value {
 }
 
 fn compare(how: Compare, a: &Value, b: &Value) -> DispatchTensor {
+    let kind = a.device().settings().bool_dtype;
     let (is_float, a, b) = (a.is_float(), a.0.clone(), b.0.clone());
-    let native = BoolDType::Native;
     match (is_float, how) {
-        (true, Compare::Equal) => Dispatch::float_equal(a, b, native),
-        (true, Compare::NotEqual) => Dispatch::float_not_equal(a, b, native),
-        (true, Compare::Greater) => Dispatch::float_greater(a, b, native),
-        (true, Compare::GreaterEqual) => Dispatch::float_greater_equal(a, b, native),
-        (true, Compare::Lower) => Dispatch::float_lower(a, b, native),
-        (true, Compare::LowerEqual) => Dispatch::float_lower_equal(a, b, native),
-        (false, Compare::Equal) => Dispatch::int_equal(a, b, native),
-        (false, Compare::NotEqual) => Dispatch::int_not_equal(a, b, native),
-        (false, Compare::Greater) => Dispatch::int_greater(a, b, native),
-        (false, Compare::GreaterEqual) => Dispatch::int_greater_equal(a, b, native),
-        (false, Compare::Lower) => Dispatch::int_lower(a, b, native),
-        (false, Compare::LowerEqual) => Dispatch::int_lower_equal(a, b, native),
+        (true, Compare::Equal) => Dispatch::float_equal(a, b, kind),
+        (true, Compare::NotEqual) => Dispatch::float_not_equal(a, b, kind),
+        (true, Compare::Greater) => Dispatch::float_greater(a, b, kind),
+        (true, Compare::GreaterEqual) => Dispatch::float_greater_equal(a, b, kind),
+        (true, Compare::Lower) => Dispatch::float_lower(a, b, kind),
+        (true, Compare::LowerEqual) => Dispatch::float_lower_equal(a, b, kind),
+        (false, Compare::Equal) => Dispatch::int_equal(a, b, kind),
+        (false, Compare::NotEqual) => Dispatch::int_not_equal(a, b, kind),
+        (false, Compare::Greater) => Dispatch::int_greater(a, b, kind),
+        (false, Compare::GreaterEqual) => Dispatch::int_greater_equal(a, b, kind),
+        (false, Compare::Lower) => Dispatch::int_lower(a, b, kind),
+        (false, Compare::LowerEqual) => Dispatch::int_lower_equal(a, b, kind),
     }
 }
 
 fn compare_to(how: Compare, x: &Value, number: f64) -> DispatchTensor {
+    let kind = x.device().settings().bool_dtype;
     let (is_float, x) = (x.is_float(), x.0.clone());
-    let native = BoolDType::Native;
     let (float, int) = (Scalar::Float(number), Scalar::Int(number as i64));
     match (is_float, how) {
-        (true, Compare::Equal) => Dispatch::float_equal_elem(x, float, native),
-        (true, Compare::NotEqual) => Dispatch::float_not_equal_elem(x, float, native),
-        (true, Compare::Greater) => Dispatch::float_greater_elem(x, float, native),
-        (true, Compare::GreaterEqual) => Dispatch::float_greater_equal_elem(x, float, native),
-        (true, Compare::Lower) => Dispatch::float_lower_elem(x, float, native),
-        (true, Compare::LowerEqual) => Dispatch::float_lower_equal_elem(x, float, native),
-        (false, Compare::Equal) => Dispatch::int_equal_elem(x, int, native),
-        (false, Compare::NotEqual) => Dispatch::int_not_equal_elem(x, int, native),
-        (false, Compare::Greater) => Dispatch::int_greater_elem(x, int, native),
-        (false, Compare::GreaterEqual) => Dispatch::int_greater_equal_elem(x, int, native),
-        (false, Compare::Lower) => Dispatch::int_lower_elem(x, int, native),
-        (false, Compare::LowerEqual) => Dispatch::int_lower_equal_elem(x, int, native),
+        (true, Compare::Equal) => Dispatch::float_equal_elem(x, float, kind),
+        (true, Compare::NotEqual) => Dispatch::float_not_equal_elem(x, float, kind),
+        (true, Compare::Greater) => Dispatch::float_greater_elem(x, float, kind),
+        (true, Compare::GreaterEqual) => Dispatch::float_greater_equal_elem(x, float, kind),
+        (true, Compare::Lower) => Dispatch::float_lower_elem(x, float, kind),
+        (true, Compare::LowerEqual) => Dispatch::float_lower_equal_elem(x, float, kind),
+        (false, Compare::Equal) => Dispatch::int_equal_elem(x, int, kind),
+        (false, Compare::NotEqual) => Dispatch::int_not_equal_elem(x, int, kind),
+        (false, Compare::Greater) => Dispatch::int_greater_elem(x, int, kind),
+        (false, Compare::GreaterEqual) => Dispatch::int_greater_equal_elem(x, int, kind),
+        (false, Compare::Lower) => Dispatch::int_lower_elem(x, int, kind),
+        (false, Compare::LowerEqual) => Dispatch::int_lower_equal_elem(x, int, kind),
     }
 }
 

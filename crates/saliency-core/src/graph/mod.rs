@@ -237,6 +237,18 @@ impl Graph {
             .filter_map(|node| Some((node.path.as_deref()?, node.value.as_ref()?)))
     }
 
+    /// Bytes that the values of all nodes take for one row: what a forward pass for a backward
+    /// pass keeps, at most.
+    pub fn row_bytes(&self) -> usize {
+        let elements: usize = self
+            .nodes
+            .iter()
+            .filter(|node| node.op != Op::Constant)
+            .map(|node| node.shape_at(1).iter().product::<usize>())
+            .sum();
+        elements * self.dtype.size()
+    }
+
     /// How many nodes use each node.
     fn uses(&self) -> Vec<usize> {
         let mut uses = vec![0; self.nodes.len()];

@@ -18,8 +18,10 @@ use super::{
 };
 use crate::{error::Error, run::guarded};
 
-/// Batch sizes of the two recordings.
-const ROWS: [usize; 2] = [2, 3];
+/// Batch sizes of the two recordings. Burn multiplies tokens with a matrix in one of two ways,
+/// and the number of rows at which it changes over depends on the sizes: where that is between
+/// two batch sizes, the next ones are tried.
+const ROWS: [[usize; 2]; 3] = [[2, 3], [5, 7], [11, 13]];
 
 /// One recording: operations, constants, and which tensor is which parameter.
 struct Recording {
@@ -41,18 +43,25 @@ pub(super) fn trace<const D: usize, M: Module>(
         .device
         .unwrap_or_else(|| example.device().inner());
     let shape = example.dims();
-    let [first, second] = ROWS.map(|rows| record(&module, &forward, shape, rows, example.dtype()));
-    let (mut first, mut second) = (first?, second?);
-    let (one, two) = (first.computations(), second.computations());
-    if one.len() != two.len() {
-        return Err(Error::trace(format!(
-            "the forward pass does other operations for {} rows than for {}: what it does must not depend on the batch size",
-            ROWS[0], ROWS[1]
-        )));
-    }
+    let at = |rows| record(&module, &forward, shape, rows, example.dtype());
+    let mut tries = ROWS.into_iter();
+    let (rows, mut first, mut second, one, two) = loop {
+        let Some(rows) = tries.next() else {
+            return Err(Error::trace(format!(
+                "the forward pass does other operations for {} rows than for {}: what it does must not depend on the batch size",
+                ROWS[0][0], ROWS[0][1]
+            )));
+        };
+        let (mut first, mut second) = (at(rows[0])?, at(rows[1])?);
+        let (one, two) = (first.computations(), second.computations());
+        if one.len() == two.len() {
+            break (rows, first, second, one, two);
+        }
+    };
 
     let mut builder = Builder {
         graph: Graph::empty(device, example.dtype()),
+        rows,
         nodes: HashMap::new(),
         values: std::mem::take(&mut first.captured.values),
         others: std::mem::take(&mut second.captured.values),
@@ -137,11 +146,24 @@ fn float_id<const D: usize>(tensor: &Tensor<D>) -> Option<TensorId> {
     primitive.ok().map(|tensor| tensor.id())
 }
 
-/// Follows the fields of a module.
+/// Follows the fields of a module. The variants of enums are left out: `features.3.squeeze`,
+/// whatever kind of layer number 3 is.
 #[derive(Default)]
 struct Path(Vec<String>);
 
 impl Path {
+    fn enter(&mut self, name: &str, container: &str) {
+        if !container.starts_with("Enum:") {
+            self.0.push(name.into());
+        }
+    }
+
+    fn exit(&mut self, container: &str) {
+        if !container.starts_with("Enum:") {
+            self.0.pop();
+        }
+    }
+
     fn dotted(&self) -> String {
         self.0.join(".")
     }
@@ -155,12 +177,12 @@ struct Paths {
 }
 
 impl ModuleVisitor for Paths {
-    fn enter_module(&mut self, name: &str, _: &str) {
-        self.path.0.push(name.into());
+    fn enter_module(&mut self, name: &str, container: &str) {
+        self.path.enter(name, container);
     }
 
-    fn exit_module(&mut self, _: &str, _: &str) {
-        self.path.0.pop();
+    fn exit_module(&mut self, _: &str, container: &str) {
+        self.path.exit(container);
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
@@ -191,12 +213,12 @@ struct Parameters {
 }
 
 impl ModuleVisitor for Parameters {
-    fn enter_module(&mut self, name: &str, _: &str) {
-        self.path.0.push(name.into());
+    fn enter_module(&mut self, name: &str, container: &str) {
+        self.path.enter(name, container);
     }
 
-    fn exit_module(&mut self, _: &str, _: &str) {
-        self.path.0.pop();
+    fn exit_module(&mut self, _: &str, container: &str) {
+        self.path.exit(container);
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
@@ -216,6 +238,7 @@ impl ModuleVisitor for Parameters {
 
 struct Builder {
     graph: Graph,
+    rows: [usize; 2],
     nodes: HashMap<TensorId, NodeId>,
     values: BTreeMap<TensorId, TensorData>,
     /// Constants of the second recording, and which tensor is which there.
@@ -230,12 +253,12 @@ impl Builder {
         let shapes = one
             .outputs()
             .zip(two.outputs())
-            .map(|(a, b)| sizes(a, b))
+            .map(|(a, b)| sizes(a, b, self.rows))
             .collect::<Result<Vec<_>, _>>()?;
         for (a, b) in one.inputs().zip(two.inputs()) {
             self.twins.insert(a.id, b.id);
         }
-        let Converted { emits, outputs } = convert(one, two, &shapes)?;
+        let Converted { emits, outputs } = convert(one, two, &shapes, self.rows)?;
         let mut made: Vec<NodeId> = Vec::new();
         for Emit {
             op,
@@ -294,26 +317,29 @@ impl Builder {
 }
 
 /// What the shapes of one tensor in the two recordings say.
-pub(super) fn sizes(one: &TensorIr, two: &TensorIr) -> Result<Vec<Size>, Error> {
+pub(super) fn sizes(one: &TensorIr, two: &TensorIr, rows: [usize; 2]) -> Result<Vec<Size>, Error> {
     let (one, two) = (one.shape.to_vec(), two.shape.to_vec());
     if one.len() != two.len() {
         return Err(Error::trace(
             "a tensor has another rank at another batch size".into(),
         ));
     }
-    one.iter().zip(&two).map(|(&a, &b)| size(a, b)).collect()
+    one.iter()
+        .zip(&two)
+        .map(|(&a, &b)| size(a, b, rows))
+        .collect()
 }
 
 /// A size seen as `a` and `b` with the two batch sizes.
-pub(super) fn size(a: usize, b: usize) -> Result<Size, Error> {
+pub(super) fn size(a: usize, b: usize, rows: [usize; 2]) -> Result<Size, Error> {
     if a == b {
         Ok(Size::Fixed(a))
-    } else if a * ROWS[1] == b * ROWS[0] {
-        Ok(Size::Rows(a / ROWS[0]))
+    } else if a * rows[1] == b * rows[0] {
+        Ok(Size::Rows(a / rows[0]))
     } else {
         Err(Error::trace(format!(
             "a size is {a} for {} rows and {b} for {}: it must be fixed or a multiple of the rows",
-            ROWS[0], ROWS[1]
+            rows[0], rows[1]
         )))
     }
 }

@@ -295,6 +295,16 @@ impl Value {
         })
     }
 
+    /// The largest along an axis, which stays with size one.
+    pub fn max_dim(&self, axis: usize) -> Self {
+        Value(Dispatch::float_max_dim(self.0.clone(), axis))
+    }
+
+    /// 0 and 1 for false and true.
+    pub(crate) fn number(&self, dtype: DType) -> Self {
+        Value(Dispatch::bool_into_float(self.0.clone(), dtype.into()))
+    }
+
     /// Averaged over some axes, which stay with size one.
     pub fn mean_dims(&self, axes: &[usize]) -> Self {
         axes.iter().fold(self.clone(), |value, &axis| {

@@ -1,0 +1,377 @@
+use burn::tensor::Tensor;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    attribution::{Evidence, Outcome},
+    baseline::Baseline,
+    error::Error,
+    graph::inside,
+    method::Method,
+    methods::deep_lift::{DeepLift, LiftRules, row_sums},
+    model::Model,
+    recipe::{Recipe, Registered},
+    run::{Run, Stage, join},
+    target::Goal,
+};
+
+/// [`DeepLift`] averaged over a set of baselines, which approximates SHAP values.
+///
+/// S(x) = mean over b of DeepLIFT(x, b). The values add up to the score minus the mean score
+/// of the baselines (`evidence.delta`). Lundberg and Lee, "A Unified Approach to Interpreting
+/// Model Predictions" (2017), <https://arxiv.org/abs/1705.07874>; Captum's `DeepLiftShap`
+/// and `shap`'s DeepExplainer. Input of any rank.
+///
+/// Give rows of the training set as `baselines` ([`Baseline::Values`]). The default is a
+/// stand-in: ten inputs with values drawn evenly from the row's own range. Each baseline is
+/// taken once, as Captum does, or `samples` of them are drawn with replacement, for all rows
+/// alike, from the seed and the sample's number alone. `evidence.standard_error` takes the
+/// baselines for a sample of what they come from.
+///
+/// ```
+/// use burn::{nn::LinearConfig, tensor::{Device, Tensor}};
+/// use saliency_core::{Baseline, DeepLiftShap, Graph, Method};
+///
+/// let device = Device::flex();
+/// let linear = LinearConfig::new(2, 1).init(&device);
+/// let x = Tensor::<2>::from_floats([[1.0, 2.0]], &device);
+/// let graph = Graph::trace(&linear, |_, x: Tensor<2>| x.powi_scalar(2).sum_dim(1), &x)?;
+/// let set = [0.0, 1.0].map(Baseline::Constant);
+/// let map = DeepLiftShap::new().baselines(set).explain(&graph, x, 0)?;
+/// // x^2 less the mean of 0 and 1.
+/// assert_eq!(map.to_vec()?, [0.5, 3.5]);
+/// assert_eq!(map.evidence.samples, Some(2));
+/// # Ok::<(), saliency_core::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DeepLiftShap {
+    /// What the input is compared with.
+    pub baselines: Vec<Baseline>,
+    /// How many of the baselines are drawn; each once where absent.
+    pub samples: Option<usize>,
+    /// Seed of the draws.
+    pub seed: u64,
+    /// Whether to multiply with x - b; else the values are the mean multipliers.
+    pub times_input: bool,
+    /// Differences up to this count as none, and the derivative takes their place.
+    pub epsilon: f64,
+    /// Which operations have a rule of their own.
+    pub rules: LiftRules,
+}
+
+impl Default for DeepLiftShap {
+    fn default() -> Self {
+        let DeepLift {
+            times_input,
+            epsilon,
+            rules,
+            ..
+        } = DeepLift::default();
+        DeepLiftShap {
+            baselines: (0..10).map(|seed| Baseline::Uniform { seed }).collect(),
+            samples: None,
+            seed: 0,
+            times_input,
+            epsilon,
+            rules,
+        }
+    }
+}
+
+impl DeepLiftShap {
+    /// Ten random baselines; give others with [`baselines`](DeepLiftShap::baselines).
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Captum's rules and its epsilon.
+    pub fn captum() -> Self {
+        let DeepLift { epsilon, rules, .. } = DeepLift::captum();
+        Self::default().epsilon(epsilon).rules(rules)
+    }
+
+    /// What the input is compared with.
+    pub fn baselines(mut self, baselines: impl Into<Vec<Baseline>>) -> Self {
+        self.baselines = baselines.into();
+        self
+    }
+
+    /// Draws so many of the baselines, with replacement.
+    pub fn samples(mut self, samples: usize) -> Self {
+        self.samples = Some(samples);
+        self
+    }
+
+    /// Seed of the draws.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self
+    }
+
+    /// Whether to multiply with x - b.
+    pub fn times_input(mut self, times_input: bool) -> Self {
+        self.times_input = times_input;
+        self
+    }
+
+    /// Differences up to this count as none.
+    pub fn epsilon(mut self, epsilon: f64) -> Self {
+        self.epsilon = epsilon;
+        self
+    }
+
+    /// Which operations have a rule of their own.
+    pub fn rules(mut self, rules: LiftRules) -> Self {
+        self.rules = rules;
+        self
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        if self.samples == Some(0) {
+            return Err(Error::option("samples", 0, "at least one is needed"));
+        }
+        self.lift().check()
+    }
+
+    fn lift(&self) -> DeepLift {
+        DeepLift {
+            baselines: self.baselines.clone(),
+            times_input: self.times_input,
+            epsilon: self.epsilon,
+            rules: self.rules,
+        }
+    }
+
+    /// The baselines, one for each sample.
+    fn drawn(&self) -> Vec<&Baseline> {
+        let draw = |sample| {
+            let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
+            rng.set_stream(u64::MAX - sample as u64);
+            let place: f64 = rng.random();
+            let index = (place * self.baselines.len() as f64) as usize;
+            &self.baselines[index.min(self.baselines.len() - 1)]
+        };
+        match self.samples {
+            Some(samples) => (0..samples).map(draw).collect(),
+            None => self.baselines.iter().collect(),
+        }
+    }
+}
+
+impl Registered for DeepLiftShap {}
+
+impl<const D: usize> Method<D> for DeepLiftShap {
+    fn recipe(&self) -> Recipe {
+        Recipe::DeepLiftShap(self.clone())
+    }
+
+    fn validate(&self) -> Result<(), Error> {
+        self.check()
+    }
+
+    fn attribute(
+        &self,
+        model: &dyn Model<D>,
+        input: &Tensor<D>,
+        goal: &Goal,
+        run: &Run,
+    ) -> Result<Outcome<D>, Error> {
+        self.check()?;
+        let graph = inside(model, "deeplift-shap")?;
+        let (lift, drawn) = (self.lift(), self.drawn());
+        // A batch holds the activations of its rows twice: at the input and at the baseline.
+        let (total, most) = (input.dims()[0], run.rows(input).div_ceil(2));
+        let quiet = run.without_progress();
+        let (mut parts, mut errors, mut deltas) = (Vec::new(), Vec::new(), Vec::new());
+        quiet.batches(Stage::Sampling, total, most, |range| {
+            let block = input.clone().narrow(0, range.start, range.len());
+            let goal = goal.slice(range.start, range.end);
+            let mut moments: Option<Moments<D>> = None;
+            let mut differences = vec![0.0; range.len()];
+            quiet.batches(Stage::Sampling, drawn.len(), most / range.len(), |part| {
+                let starts = drawn[part.clone()]
+                    .iter()
+                    .map(|baseline| baseline.of(&block))
+                    .collect::<Result<Vec<_>, _>>()?;
+                let copies = vec![block.clone(); part.len()];
+                let pair = (join(copies), join(starts));
+                let (values, found) = lift.lift(graph, pair, &goal.repeat(part.len()), &quiet)?;
+                for (sample, difference) in found.iter().enumerate() {
+                    differences[sample % range.len()] += difference / drawn.len() as f64;
+                }
+                let found = Moments::of(values, part.len());
+                moments = Some(match moments.take() {
+                    Some(before) => before.merge(found),
+                    None => found,
+                });
+                let done = range.start * drawn.len() + range.len() * part.end;
+                run.report(Stage::Sampling, done, total * drawn.len())
+            })?;
+            let moments = moments.expect("there is a baseline");
+            let sums = row_sums(&moments.mean)?;
+            deltas.extend(sums.iter().zip(differences).map(|(s, d)| s - d));
+            errors.extend(moments.standard_error());
+            parts.push(moments.mean);
+            Ok(())
+        })?;
+        Ok(Outcome {
+            values: join(parts),
+            evidence: Evidence {
+                delta: self.times_input.then_some(deltas),
+                standard_error: (drawn.len() > 1).then(|| join(errors)),
+                samples: Some(drawn.len()),
+                converged: None,
+            },
+        })
+    }
+}
+
+/// Running mean and sum of squared deviations, merged as Chan, Golub and LeVeque (1979) do.
+struct Moments<const D: usize> {
+    count: usize,
+    mean: Tensor<D>,
+    squares: Tensor<D>,
+}
+
+impl<const D: usize> Moments<D> {
+    /// Of `count` samples of each row, sample by sample: `[count * rows, ...]`.
+    fn of(values: Tensor<D>, count: usize) -> Self {
+        let mut shape = values.dims();
+        shape[0] /= count;
+        let flat = values.reshape([count, shape.iter().product()]);
+        let mean = flat.clone().mean_dim(0);
+        let squares = (flat - mean.clone()).square().sum_dim(0);
+        Moments {
+            count,
+            mean: mean.reshape(shape),
+            squares: squares.reshape(shape),
+        }
+    }
+
+    fn merge(self, other: Self) -> Self {
+        let (a, b) = (self.count as f64, other.count as f64);
+        let gap = other.mean - self.mean.clone();
+        let between = gap.clone().square().mul_scalar(a * b / (a + b));
+        Moments {
+            count: self.count + other.count,
+            mean: self.mean + gap.mul_scalar(b / (a + b)),
+            squares: self.squares + other.squares + between,
+        }
+    }
+
+    /// Of the mean; `None` for one sample.
+    fn standard_error(&self) -> Option<Tensor<D>> {
+        let n = self.count as f64;
+        (self.count > 1).then(|| self.squares.clone().div_scalar(n * (n - 1.0)).sqrt())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        BatchSize, Graph, Target,
+        methods::testing::{Net, assert_close, image},
+    };
+    use burn::tensor::Device;
+
+    fn graph() -> Graph {
+        let net = Net::relu(&Device::flex());
+        Graph::trace(&net, |m, x| m.forward(x), &image(1, 0)).unwrap()
+    }
+
+    fn set() -> [Baseline; 3] {
+        [
+            Baseline::Zero,
+            Baseline::Mean,
+            Baseline::Uniform { seed: 3 },
+        ]
+    }
+
+    #[test]
+    fn each_once_is_deep_lift_over_several() {
+        let (graph, x) = (graph(), image(3, 1));
+        let map = DeepLiftShap::new()
+            .baselines(set())
+            .explain(&graph, x.clone(), Target::Predicted)
+            .unwrap();
+        let lift = DeepLift::new().baselines(set());
+        let want = lift.explain(&graph, x, Target::Predicted).unwrap();
+        assert_close(map.values, want.values, 1e-6);
+        for (got, want) in map
+            .evidence
+            .delta
+            .unwrap()
+            .iter()
+            .zip(want.evidence.delta.unwrap())
+        {
+            assert!(got.abs() < 1e-4 && want.abs() < 1e-4, "{got:e} {want:e}");
+        }
+        assert_eq!(map.evidence.samples, Some(3));
+    }
+
+    #[test]
+    fn the_standard_error_is_that_of_the_mean() {
+        let (graph, x) = (graph(), image(1, 2));
+        let one = |baseline| {
+            let lift = DeepLift::new().baseline(baseline);
+            lift.explain(&graph, x.clone(), 1).unwrap().values
+        };
+        let all = Tensor::cat(set().map(one).to_vec(), 0);
+        let want = all.var(0).div_scalar(3.0).sqrt();
+        let map = DeepLiftShap::new().baselines(set());
+        let map = map.explain(&graph, x.clone(), 1).unwrap();
+        assert_close(map.evidence.standard_error.unwrap(), want, 1e-5);
+    }
+
+    /// Many draws come to the whole set, within three standard errors (of the whole map).
+    #[test]
+    fn draws_tend_to_the_whole_set() {
+        let (graph, x) = (graph(), image(1, 3));
+        let shap = DeepLiftShap::new().baselines(set());
+        let want = shap.explain(&graph, x.clone(), 0).unwrap().values;
+        let got = shap.samples(100).seed(4).explain(&graph, x, 0).unwrap();
+        let norm = |t: Tensor<4>| t.square().sum().sqrt().into_scalar::<f32>();
+        let error = norm(got.evidence.standard_error.unwrap());
+        let distance = norm(got.values - want.clone());
+        assert!(
+            distance > 0.0 && distance < 3.0 * error,
+            "{distance} {error}"
+        );
+        assert!(error < 0.2 * norm(want));
+        assert_eq!(got.evidence.samples, Some(100));
+    }
+
+    #[test]
+    fn does_not_depend_on_the_batch_split() {
+        let graph = graph();
+        let shap = DeepLiftShap::new().baselines(set()).samples(7).seed(1);
+        let explain = |rows| {
+            let run = Run::new().batch_size(BatchSize::Rows(rows));
+            let map = shap.explain_with(&graph, image(5, 6), &Target::Predicted, &run);
+            map.unwrap()
+        };
+        let whole = explain(1000);
+        for rows in [1, 2, 3, 8, 23] {
+            let map = explain(rows);
+            assert_close(map.values, whole.values.clone(), 1e-5);
+            let error = |e: &Evidence<4>| e.standard_error.clone().unwrap();
+            assert_close(error(&map.evidence), error(&whole.evidence), 1e-4);
+        }
+    }
+
+    #[test]
+    fn wrong_options_are_named() {
+        let graph = graph();
+        let text = |shap: DeepLiftShap| {
+            let error = shap.explain(&graph, image(1, 1), 0).unwrap_err();
+            error.to_string()
+        };
+        let new = DeepLiftShap::new;
+        assert!(text(new().samples(0)).starts_with("samples = 0"));
+        assert!(text(new().baselines([])).starts_with("baselines = []"));
+        assert!(text(new().epsilon(-1.0)).starts_with("epsilon = -1"));
+    }
+}
