@@ -41,6 +41,7 @@ bench *args: venv
 # Regenerate the committed reference values with PyTorch, Captum and matplotlib
 reference: venv
     {{python}} tests/reference/golden.py
+    {{python}} tests/reference/cams.py
     {{python}} tests/reference/paths.py
     {{python}} tests/reference/masks.py
     {{python}} tests/reference/deeplift.py

@@ -4,6 +4,7 @@
 //! the same function is computed; the f32 runs are what a user gets.
 
 mod ablation;
+mod cams;
 #[path = "golden/deeplift.rs"]
 mod deeplift;
 #[path = "golden/lrp.rs"]

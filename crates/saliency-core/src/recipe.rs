@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use crate::{
     attribution::Outcome, error::Error, method::Method, methods::*, model::Model,
-    noise::NoiseScale, quasi::Design, run::Run, target::Goal,
+    noise::NoiseScale, quasi::Design, run::Run, target::Goal, upsample::Resize,
 };
 
 /// What a method is built on; the pages of the guide follow it.
@@ -228,6 +228,19 @@ registry! {
         DeepLiftShap(DeepLiftShap) = "deeplift-shap", Rule, Graph, "DeepLIFT averaged over a set of baselines";
         Lrp(Lrp) = "lrp", Rule, Graph, "layer-wise relevance: epsilon on dense layers, gamma on convolutions";
         ExcitationBackprop(ExcitationBackprop) = "excitation-backprop", Rule, Graph, "probability that a top-down walk along positive weights ends here";
+        GradCam(GradCam) = "grad-cam", Cam, Graph, "channels of a layer weighted by their mean gradients";
+        GradCamPlusPlus(GradCamPlusPlus) = "grad-cam++", Cam, Graph, "channels of a layer weighted by their positive gradients";
+        XGradCam(XGradCam) = "xgrad-cam", Cam, Graph, "channels of a layer weighted by shares of activation times gradient";
+        HiResCam(HiResCam) = "hires-cam", Cam, Graph, "activations times gradients of a layer";
+        LayerCam(LayerCam) = "layer-cam", Cam, Graph, "activations times positive gradients of a layer";
+        EigenCam(EigenCam) = "eigen-cam", Cam, Graph, "first principal component of a layer, whatever the target";
+        EigenGradCam(EigenGradCam) = "eigen-grad-cam", Cam, Graph, "first principal component of activations times gradients";
+        ScoreCam(ScoreCam) = "score-cam", Cam, Graph, "channels of a layer weighted by their scores as masks";
+        AblationCam(AblationCam) = "ablation-cam", Cam, Graph, "channels of a layer weighted by the score's drop without them";
+        FullGrad(FullGrad) = "full-grad", Rule, Graph, "input times gradient and every bias times its own";
+        GuidedBackprop(GuidedBackprop) = "guided-backprop", Rule, Graph, "gradient of which only positive parts pass a ReLU";
+        Deconvnet(Deconvnet) = "deconvnet", Rule, Graph, "score passed back with ReLUs of the gradient alone";
+        GuidedGradCam(GuidedGradCam) = "guided-grad-cam", Rule, Graph, "guided backprop times grad-cam";
     }
     presets {
         "smoothgrad-signed" = SmoothGrad SmoothGrad::default().form(Form::Mean), "mean gradient over noisy copies";
@@ -264,6 +277,13 @@ registry! {
         "lrp-captum" = Lrp Lrp::of(LrpRule::Epsilon(1e-9)).stabiliser(1e-9), "Captum's LRP: epsilon 1e-9 everywhere";
         "contrastive-excitation-backprop" = ExcitationBackprop ExcitationBackprop::new().contrastive(true), "excitation backprop of the class minus that of its opposite";
         "excitation-backprop-zennit" = ExcitationBackprop ExcitationBackprop::new().bias(BiasShare::Absorbed), "excitation backprop with biases in the denominators";
+        "grad-cam-signed" = GradCam GradCam::new().relu(false), "grad-cam without its ReLU, as Captum has it";
+        "grad-cam++-normalised" = GradCamPlusPlus GradCamPlusPlus::new().alphas(Alphas::Normalised), "grad-cam++ with weights that add up to one, as tf-keras-vis has it";
+        "eigen-cam-uncentred" = EigenCam EigenCam::new().centred(false), "eigen-cam without centring, as its paper has it";
+        "score-cam-aligned" = ScoreCam ScoreCam::new().masks(Resize::Aligned), "score-cam with aligned corners, as pytorch-grad-cam has it";
+        "full-grad-signed" = FullGrad FullGrad::signed(), "full-grad that adds up to the score";
+        "full-grad-per-channel" = FullGrad FullGrad::per_channel(), "full-grad with channels scaled one by one, as pytorch-grad-cam has it";
+        "guided-grad-cam-nearest" = GuidedGradCam GuidedGradCam::new().resize(Resize::Nearest), "guided-grad-cam in blocks, as Captum has it";
     }
 }
 

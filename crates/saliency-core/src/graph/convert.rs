@@ -44,11 +44,12 @@ pub(super) fn convert(
     one: &OperationIr,
     two: &OperationIr,
     shapes: &[Vec<Size>],
+    rows: [usize; 2],
 ) -> Result<Converted, Error> {
     if let OperationIr::Module(Mod::Attention(attention)) = one {
         return attention_ops(attention, shapes);
     }
-    let (op, inputs) = single(one, two)?;
+    let (op, inputs) = single(one, two, rows)?;
     let outputs: Vec<TensorId> = one.outputs().map(|t| t.id).collect();
     let mut emits = vec![Emit {
         op,
@@ -76,15 +77,15 @@ pub(super) fn convert(
 
 type Single<'a> = Result<(Op, Vec<&'a TensorIr>), Error>;
 
-fn single<'a>(one: &'a OperationIr, two: &OperationIr) -> Single<'a> {
+fn single<'a>(one: &'a OperationIr, two: &OperationIr, rows: [usize; 2]) -> Single<'a> {
     match one {
         OperationIr::Module(op) => module(op),
         OperationIr::Activation(op) => activation(op),
         OperationIr::Float(_, op) => float(op),
         OperationIr::NumericFloat(_, op) | OperationIr::NumericInt(_, op) => numeric(op),
-        OperationIr::BaseFloat(op) => base(op, two),
-        OperationIr::BaseInt(op) => base(op, two),
-        OperationIr::BaseBool(op) => base(op, two),
+        OperationIr::BaseFloat(op) => base(op, two, rows),
+        OperationIr::BaseInt(op) => base(op, two, rows),
+        OperationIr::BaseBool(op) => base(op, two, rows),
         OperationIr::Bool(op) => boolean(op),
         OperationIr::Int(op) => integer(op),
         other => unsupported(other),
@@ -515,7 +516,7 @@ fn compare_to(how: Compare, op: &ScalarOpIr) -> (Op, Vec<&TensorIr>) {
     (Op::CompareTo(how, number(op.rhs)), vec![&op.lhs])
 }
 
-fn base<'a>(op: &'a Base, two: &OperationIr) -> Single<'a> {
+fn base<'a>(op: &'a Base, two: &OperationIr, rows: [usize; 2]) -> Single<'a> {
     let twin = match two {
         OperationIr::BaseFloat(op) | OperationIr::BaseInt(op) | OperationIr::BaseBool(op) => op,
         other => return unsupported(other),
@@ -534,14 +535,14 @@ fn base<'a>(op: &'a Base, two: &OperationIr) -> Single<'a> {
             let Base::Slice(twin) = twin else {
                 return unsupported(two);
             };
-            let spans = spans((&op.ranges, &op.tensor), (&twin.ranges, &twin.tensor))?;
+            let spans = spans((&op.ranges, &op.tensor), (&twin.ranges, &twin.tensor), rows)?;
             (Op::Slice(spans), vec![&op.tensor])
         }
         Base::SliceAssign(op) => {
             let Base::SliceAssign(twin) = twin else {
                 return unsupported(two);
             };
-            let spans = spans((&op.ranges, &op.tensor), (&twin.ranges, &twin.tensor))?;
+            let spans = spans((&op.ranges, &op.tensor), (&twin.ranges, &twin.tensor), rows)?;
             (Op::SliceAssign(spans), vec![&op.tensor, &op.value])
         }
         Base::Select(op) => (Op::Select(op.dim), vec![&op.tensor, &op.indices]),
@@ -584,6 +585,7 @@ fn base<'a>(op: &'a Base, two: &OperationIr) -> Single<'a> {
 fn spans(
     (one, from): (&[burn::backend::Slice], &TensorIr),
     (two, twin): (&[burn::backend::Slice], &TensorIr),
+    rows: [usize; 2],
 ) -> Result<Vec<Span>, Error> {
     let (from, twin) = (from.shape.to_vec(), twin.shape.to_vec());
     one.iter()
@@ -592,8 +594,8 @@ fn spans(
         .map(|(d, (a, b))| {
             let (in_a, in_b) = (a.to_range(from[d]), b.to_range(twin[d]));
             Ok(Span {
-                start: size(in_a.start, in_b.start)?,
-                end: size(in_a.end, in_b.end)?,
+                start: size(in_a.start, in_b.start, rows)?,
+                end: size(in_a.end, in_b.end, rows)?,
                 step: a.step(),
             })
         })

@@ -18,8 +18,10 @@ use super::{
 };
 use crate::{error::Error, run::guarded};
 
-/// Batch sizes of the two recordings: sizes that nothing else in a network is likely to have.
-const ROWS: [usize; 2] = [5, 7];
+/// Batch sizes of the two recordings. Burn multiplies tokens with a matrix in one of two ways,
+/// and the number of rows at which it changes over depends on the sizes: where that is between
+/// two batch sizes, the next ones are tried.
+const ROWS: [[usize; 2]; 3] = [[2, 3], [5, 7], [11, 13]];
 
 /// One recording: operations, constants, and which tensor is which parameter.
 struct Recording {
@@ -41,24 +43,26 @@ pub(super) fn trace<const D: usize, M: Module>(
         .device
         .unwrap_or_else(|| example.device().inner());
     let shape = example.dims();
-    let [first, second] = ROWS.map(|rows| record(&module, &forward, shape, rows, example.dtype()));
-    let (mut first, mut second) = (first?, second?);
-    let (one, two) = (first.computations(), second.computations());
-    let different = one.iter().zip(&two).position(|(a, b)| name(a) != name(b));
-    let different = different.or((one.len() != two.len()).then_some(one.len().min(two.len())));
-    if let Some(index) = different {
-        let described = |all: &[OperationIr]| all.get(index).map_or("nothing".into(), name);
-        return Err(Error::trace(format!(
-            "the forward pass does other operations for {} rows ({}) than for {} ({}): what it does must not depend on the batch size",
-            ROWS[0],
-            described(&one),
-            ROWS[1],
-            described(&two)
-        )));
-    }
+    let at = |rows| record(&module, &forward, shape, rows, example.dtype());
+    let mut tries = ROWS.into_iter();
+    let mut difference = String::new();
+    let (rows, mut first, mut second, one, two) = loop {
+        let Some(rows) = tries.next() else {
+            return Err(Error::trace(format!(
+                "the forward pass does other operations at another batch size ({difference}): what it does must not depend on the batch size"
+            )));
+        };
+        let (mut first, mut second) = (at(rows[0])?, at(rows[1])?);
+        let (one, two) = (first.computations(), second.computations());
+        match different(&one, &two) {
+            None => break (rows, first, second, one, two),
+            Some(found) => difference = found,
+        }
+    };
 
     let mut builder = Builder {
         graph: Graph::empty(device, example.dtype()),
+        rows,
         nodes: HashMap::new(),
         values: std::mem::take(&mut first.captured.values),
         others: std::mem::take(&mut second.captured.values),
@@ -78,6 +82,14 @@ pub(super) fn trace<const D: usize, M: Module>(
     let mut graph = builder.graph;
     graph.output = output;
     graph.finish()
+}
+
+/// The first operations that differ.
+fn different(one: &[OperationIr], two: &[OperationIr]) -> Option<String> {
+    let at = one.iter().zip(two).position(|(a, b)| name(a) != name(b));
+    let at = at.or((one.len() != two.len()).then_some(one.len().min(two.len())))?;
+    let described = |all: &[OperationIr]| all.get(at).map_or("nothing".into(), name);
+    Some(format!("{} for one, {} for another", described(one), described(two)))
 }
 
 /// Burn's name of an operation.
@@ -242,6 +254,7 @@ impl ModuleVisitor for Parameters {
 
 struct Builder {
     graph: Graph,
+    rows: [usize; 2],
     nodes: HashMap<TensorId, NodeId>,
     values: BTreeMap<TensorId, TensorData>,
     /// Constants of the second recording, and which tensor is which there.
@@ -256,12 +269,12 @@ impl Builder {
         let shapes = one
             .outputs()
             .zip(two.outputs())
-            .map(|(a, b)| sizes(a, b))
+            .map(|(a, b)| sizes(a, b, self.rows))
             .collect::<Result<Vec<_>, _>>()?;
         for (a, b) in one.inputs().zip(two.inputs()) {
             self.twins.insert(a.id, b.id);
         }
-        let Converted { emits, outputs } = convert(one, two, &shapes)?;
+        let Converted { emits, outputs } = convert(one, two, &shapes, self.rows)?;
         let mut made: Vec<NodeId> = Vec::new();
         for Emit {
             op,
@@ -320,26 +333,29 @@ impl Builder {
 }
 
 /// What the shapes of one tensor in the two recordings say.
-pub(super) fn sizes(one: &TensorIr, two: &TensorIr) -> Result<Vec<Size>, Error> {
+pub(super) fn sizes(one: &TensorIr, two: &TensorIr, rows: [usize; 2]) -> Result<Vec<Size>, Error> {
     let (one, two) = (one.shape.to_vec(), two.shape.to_vec());
     if one.len() != two.len() {
         return Err(Error::trace(
             "a tensor has another rank at another batch size".into(),
         ));
     }
-    one.iter().zip(&two).map(|(&a, &b)| size(a, b)).collect()
+    one.iter()
+        .zip(&two)
+        .map(|(&a, &b)| size(a, b, rows))
+        .collect()
 }
 
 /// A size seen as `a` and `b` with the two batch sizes.
-pub(super) fn size(a: usize, b: usize) -> Result<Size, Error> {
+pub(super) fn size(a: usize, b: usize, rows: [usize; 2]) -> Result<Size, Error> {
     if a == b {
         Ok(Size::Fixed(a))
-    } else if a * ROWS[1] == b * ROWS[0] {
-        Ok(Size::Rows(a / ROWS[0]))
+    } else if a * rows[1] == b * rows[0] {
+        Ok(Size::Rows(a / rows[0]))
     } else {
         Err(Error::trace(format!(
             "a size is {a} for {} rows and {b} for {}: it must be fixed or a multiple of the rows",
-            ROWS[0], ROWS[1]
+            rows[0], rows[1]
         )))
     }
 }

@@ -1,33 +1,51 @@
 //! The attribution methods, one file each.
 
+mod ablation_cam;
 mod blur_ig;
+mod cam;
+mod deconvnet;
 mod deep_lift;
 mod deep_lift_shap;
+mod eigen_cam;
+mod eigen_grad_cam;
 mod excitation_backprop;
 mod expected_gradients;
 mod extremal_perturbation;
 mod feature_ablation;
 mod feature_permutation;
+mod full_grad;
+mod grad_cam;
+mod grad_cam_pp;
 mod gradient;
+mod guided_backprop;
+mod guided_grad_cam;
 mod guided_ig;
+mod hires_cam;
 mod hsic;
 mod idgi;
 mod input_x_gradient;
 mod integrated_gradients;
 mod kernel_shap;
+mod layer_cam;
 mod lime;
 mod lrp;
 mod meaningful_perturbation;
 mod occlusion;
 mod rise;
+mod score_cam;
 mod shapley;
 mod smooth_grad;
 mod sobol;
+mod xgrad_cam;
 mod xrai;
 
+pub use ablation_cam::{AblationCam, ScoreDrop};
 pub use blur_ig::BlurIg;
+pub use deconvnet::Deconvnet;
 pub use deep_lift::{DeepLift, LiftRules};
 pub use deep_lift_shap::DeepLiftShap;
+pub use eigen_cam::EigenCam;
+pub use eigen_grad_cam::EigenGradCam;
 pub use excitation_backprop::ExcitationBackprop;
 pub use expected_gradients::ExpectedGradients;
 pub use extremal_perturbation::{
@@ -35,21 +53,30 @@ pub use extremal_perturbation::{
 };
 pub use feature_ablation::FeatureAblation;
 pub use feature_permutation::FeaturePermutation;
+pub use full_grad::{FullGrad, Psi};
+pub use grad_cam::GradCam;
+pub use grad_cam_pp::{Alphas, GradCamPlusPlus};
 pub use gradient::Gradient;
+pub use guided_backprop::GuidedBackprop;
+pub use guided_grad_cam::GuidedGradCam;
 pub use guided_ig::GuidedIg;
+pub use hires_cam::HiResCam;
 pub use hsic::{CellKernel, Hsic, ScoreWidth};
 pub use idgi::Idgi;
 pub use input_x_gradient::InputXGradient;
 pub use integrated_gradients::{IntegratedGradients, Rule};
 pub use kernel_shap::KernelShap;
+pub use layer_cam::LayerCam;
 pub use lime::{Distance, Fit, Lime};
 pub use lrp::{BiasShare, Lrp, LrpRule};
 pub use meaningful_perturbation::MeaningfulPerturbation;
 pub use occlusion::{Aggregation, Occlusion};
 pub use rise::{Rise, RiseWeighting};
+pub use score_cam::{ScoreCam, ScoreWeights};
 pub use shapley::{Estimator, Shapley};
 pub use smooth_grad::{Form, SmoothGrad};
 pub use sobol::{Sobol, SobolEstimator, SobolOrder};
+pub use xgrad_cam::XGradCam;
 pub use xrai::{Ranking, Regions, Xrai};
 
 #[cfg(test)]
