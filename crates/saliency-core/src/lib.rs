@@ -45,6 +45,7 @@ mod method;
 mod methods;
 mod model;
 pub mod noise;
+mod quadrature;
 mod recipe;
 mod reduce;
 mod run;
@@ -57,9 +58,15 @@ pub use error::Error;
 pub use graph::{Graph, Layer};
 pub use map::{Map, normalise, pearson};
 pub use method::Method;
-pub use methods::{Form, Gradient, InputXGradient, SmoothGrad};
+pub use methods::{
+    AttentionMap, AttentionRollout, Form, Gradient, GradientAttentionRollout, HeadFusion,
+    InputXGradient, InternalInfluence, IntervalGradient, LayerActivation, LayerAttribution,
+    LayerConductance, LayerGradientXActivation, LayerIntegratedGradients, LayerMethod,
+    LayerOutcome, NeuronConductance, NeuronGradient, NeuronIntegratedGradients, Query, SmoothGrad,
+};
 pub use model::{Model, Probabilities};
 pub use noise::NoiseScale;
+pub use quadrature::Quadrature;
 pub use recipe::{Family, MethodInfo, Needs, Recipe};
 pub use reduce::{Reduction, reduce, signed_pair};
 pub use run::{BatchSize, ModeCheck, Progress, ProgressFn, Run, Stage};

@@ -6,8 +6,14 @@ use crate::{
     attribution::Outcome,
     error::Error,
     method::Method,
-    methods::{Form, Gradient, InputXGradient, SmoothGrad},
+    methods::{
+        AttentionMap, AttentionRollout, Form, Gradient, GradientAttentionRollout, HeadFusion,
+        InputXGradient, InternalInfluence, LayerActivation, LayerConductance,
+        LayerGradientXActivation, LayerIntegratedGradients, NeuronConductance, NeuronGradient,
+        NeuronIntegratedGradients, SmoothGrad,
+    },
     model::Model,
+    quadrature::Quadrature,
     run::Run,
     target::Goal,
 };
@@ -210,10 +216,24 @@ registry! {
         Gradient(Gradient) = "gradient", Gradient, Gradients, "d score / d input, signed";
         InputXGradient(InputXGradient) = "input-x-gradient", Gradient, Gradients, "input times gradient";
         SmoothGrad(SmoothGrad<Box<Recipe>>) = "smoothgrad", Gradient, Gradients, "mean |gradient| over noisy copies of the input";
+        LayerActivation(LayerActivation) = "layer-activation", Layer, Graph, "a layer's activation";
+        LayerGradientXActivation(LayerGradientXActivation) = "layer-gradient-x-activation", Layer, Graph, "a layer's activation times the gradient there";
+        LayerConductance(LayerConductance) = "layer-conductance", Layer, Graph, "how much of the score flows through each value of a layer";
+        InternalInfluence(InternalInfluence) = "internal-influence", Layer, Graph, "gradient at a layer, averaged along a path";
+        LayerIntegratedGradients(LayerIntegratedGradients) = "layer-integrated-gradients", Layer, Graph, "Integrated Gradients in the space of a layer";
+        NeuronGradient(NeuronGradient) = "neuron-gradient", Layer, Graph, "d neuron / d input, signed";
+        NeuronConductance(NeuronConductance) = "neuron-conductance", Layer, Graph, "how much of the score flows from the input through a neuron";
+        NeuronIntegratedGradients(NeuronIntegratedGradients) = "neuron-integrated-gradients", Layer, Graph, "Integrated Gradients of a neuron";
+        AttentionMap(AttentionMap) = "attention-map", Attention, Graph, "attention weights of one layer and head";
+        AttentionRollout(AttentionRollout) = "attention-rollout", Attention, Graph, "attention followed through all layers";
+        GradientAttentionRollout(GradientAttentionRollout) = "gradient-attention-rollout", Attention, Graph, "attention times its gradient followed through all layers";
     }
     presets {
         "smoothgrad-signed" = SmoothGrad SmoothGrad::default().form(Form::Mean), "mean gradient over noisy copies";
         "smoothgrad-squared" = SmoothGrad SmoothGrad::default().form(Form::MeanSquare), "mean gradient^2 over noisy copies";
+        "layer-conductance-captum" = LayerConductance LayerConductance::captum(), "layer conductance with Captum's sum";
+        "neuron-conductance-captum" = NeuronConductance NeuronConductance::default().rule(Quadrature::RiemannTrapezoid), "neuron conductance with Captum's weights";
+        "attention-rollout-max" = AttentionRollout AttentionRollout::new().heads(HeadFusion::Max).discard(0.9), "attention rollout of the strongest heads and weights";
         "vargrad" = SmoothGrad SmoothGrad::default().form(Form::Variance), "variance of the gradient over noisy copies";
     }
 }

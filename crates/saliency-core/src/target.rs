@@ -303,6 +303,32 @@ impl Goal {
         })
     }
 
+    /// The goal of some rows, in any order and as often as wanted, at *other* inputs.
+    pub(crate) fn pick(&self, rows: &[usize]) -> Goal {
+        let kind = match &self.kind {
+            GoalKind::Classes(classes) => {
+                GoalKind::Classes(rows.iter().map(|&row| classes[row]).collect())
+            }
+            other => other.with_rows(rows.len()),
+        };
+        Goal {
+            kind,
+            reference: None,
+        }
+    }
+
+    /// d score / d outputs, `[rows, outputs]`.
+    pub(crate) fn seed(&self, outputs: &Tensor<2>) -> Result<Tensor<2>, Error> {
+        let leaf = outputs.clone().inner().autodiff().require_grad();
+        let scores = self.scores(leaf.clone())?;
+        if !scores.is_tracked() {
+            return Err(Error::NotDifferentiable);
+        }
+        let mut gradients = guarded(&outputs.dims(), || scores.sum().backward())?;
+        leaf.grad_remove(&mut gradients)
+            .ok_or(Error::NotDifferentiable)
+    }
+
     /// What each row's target came to.
     pub fn targets(&self) -> Vec<ResolvedTarget> {
         match &self.kind {
