@@ -41,6 +41,7 @@ bench *args: venv
 # Regenerate the committed reference values with PyTorch, Captum and matplotlib
 reference: venv
     {{python}} tests/reference/golden.py
+    {{python}} tests/reference/layers.py
     {{python}} tests/reference/colormaps.py
     {{python}} tests/reference/preprocess.py
     {{python}} tests/reference/weights.py

@@ -3,6 +3,8 @@
 //! `tests/reference/golden.py` writes the values in `tests/golden`. The f64 runs show that
 //! the same function is computed; the f32 runs are what a user gets.
 
+mod layers;
+
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{

@@ -127,7 +127,9 @@ fn discarded(weights: Tensor<3>, share: f64) -> Tensor<3> {
 /// Ones on the diagonal of one row, to be broadcast.
 pub(crate) fn identity(like: &Tensor<3>) -> Tensor<3> {
     let [_, tokens, _] = like.dims();
-    Tensor::<2>::eye(tokens, (&like.device(), like.dtype())).unsqueeze()
+    Tensor::<2>::eye(tokens, &like.device())
+        .cast(like.dtype())
+        .unsqueeze()
 }
 
 impl Registered for AttentionRollout {
