@@ -30,7 +30,7 @@ pub(crate) fn grid(tokens: usize, positions: &[usize]) -> Result<Grid, Error> {
         let count = tokens - extra;
         match positions.len() {
             2 => (1..=count)
-                .filter(|rows| count % rows == 0)
+                .filter(|rows| count.is_multiple_of(*rows))
                 .map(|rows| [rows, count / rows])
                 .filter(|[rows, columns]| rows * width == columns * height)
                 .collect(),
@@ -46,7 +46,7 @@ pub(crate) fn grid(tokens: usize, positions: &[usize]) -> Result<Grid, Error> {
         .collect();
     let usual = |grid: &&Grid| {
         let [rows, columns] = grid.size;
-        grid.extra <= USUAL_EXTRA && height % rows == 0 && width % columns == 0
+        grid.extra <= USUAL_EXTRA && height.is_multiple_of(rows) && width.is_multiple_of(columns)
     };
     candidates
         .iter()
