@@ -46,6 +46,7 @@ reference: venv
     {{python}} tests/reference/masks.py
     {{python}} tests/reference/deeplift.py
     {{python}} tests/reference/lrp.py
+    {{python}} tests/reference/layers.py
     {{python}} tests/reference/colormaps.py
     {{python}} tests/reference/preprocess.py
     {{python}} tests/reference/weights.py

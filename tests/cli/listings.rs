@@ -2,6 +2,7 @@
 
 use std::{fs::OpenOptions, process::Stdio};
 
+use saliency_core::{Needs, Recipe};
 use serde_json::Value;
 
 use super::{DEMO, Outcome, Sandbox};

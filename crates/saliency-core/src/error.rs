@@ -166,6 +166,11 @@ pub enum Error {
         "no layer of the model has positions (shape [rows, channels, positions ...]): name a layer, or use another method"
     )]
     NoSpatialLayer,
+    /// No layer of the model has attention weights.
+    #[error(
+        "the model has no attention weights (a softmax of shape [rows, heads, tokens, tokens]): use a method for any network, such as gradients or Grad-CAM"
+    )]
+    NoAttention,
     /// The device has no memory left.
     #[error("out of memory: {message}; use a smaller batch size, or the CPU")]
     OutOfMemory {

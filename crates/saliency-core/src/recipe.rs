@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use crate::{
     attribution::Outcome, error::Error, method::Method, methods::*, model::Model,
-    noise::NoiseScale, quasi::Design, run::Run, target::Goal, upsample::Resize,
+    noise::NoiseScale, quasi::Design, run::Run, target::Goal,
 };
 
 /// What a method is built on; the pages of the guide follow it.
@@ -241,6 +241,17 @@ registry! {
         GuidedBackprop(GuidedBackprop) = "guided-backprop", Rule, Graph, "gradient of which only positive parts pass a ReLU";
         Deconvnet(Deconvnet) = "deconvnet", Rule, Graph, "score passed back with ReLUs of the gradient alone";
         GuidedGradCam(GuidedGradCam) = "guided-grad-cam", Rule, Graph, "guided backprop times grad-cam";
+        LayerActivation(LayerActivation) = "layer-activation", Layer, Graph, "a layer's activation";
+        LayerGradientXActivation(LayerGradientXActivation) = "layer-gradient-x-activation", Layer, Graph, "a layer's activation times the gradient there";
+        LayerConductance(LayerConductance) = "layer-conductance", Layer, Graph, "how much of the score flows through each value of a layer";
+        InternalInfluence(InternalInfluence) = "internal-influence", Layer, Graph, "gradient at a layer, averaged along a path";
+        LayerIntegratedGradients(LayerIntegratedGradients) = "layer-integrated-gradients", Layer, Graph, "Integrated Gradients in the space of a layer";
+        NeuronGradient(NeuronGradient) = "neuron-gradient", Layer, Graph, "d neuron / d input, signed";
+        NeuronConductance(NeuronConductance) = "neuron-conductance", Layer, Graph, "how much of the score flows from the input through a neuron";
+        NeuronIntegratedGradients(NeuronIntegratedGradients) = "neuron-integrated-gradients", Layer, Graph, "Integrated Gradients of a neuron";
+        AttentionMap(AttentionMap) = "attention-map", Attention, Graph, "attention weights of one layer and head";
+        AttentionRollout(AttentionRollout) = "attention-rollout", Attention, Graph, "attention followed through all layers";
+        GradientAttentionRollout(GradientAttentionRollout) = "gradient-attention-rollout", Attention, Graph, "attention times its gradient followed through all layers";
     }
     presets {
         "smoothgrad-signed" = SmoothGrad SmoothGrad::default().form(Form::Mean), "mean gradient over noisy copies";
@@ -252,6 +263,9 @@ registry! {
         "integrated-gradients-pair" = IntegratedGradients IntegratedGradients::default().rule(Rule::EvenPair).steps(25), "integrated gradients with the defaults of PAIR saliency";
         "integrated-gradients-zennit" = IntegratedGradients IntegratedGradients::default().rule(Rule::RiemannRight).steps(20), "integrated gradients with the defaults of zennit";
         "gradient-shap" = ExpectedGradients ExpectedGradients::default().samples(5), "expected gradients with the defaults of Captum's GradientShap";
+        "layer-conductance-captum" = LayerConductance LayerConductance::captum(), "layer conductance with Captum's sum";
+        "neuron-conductance-captum" = NeuronConductance NeuronConductance::default().rule(Quadrature::RiemannTrapezoid), "neuron conductance with Captum's weights";
+        "attention-rollout-max" = AttentionRollout AttentionRollout::new().heads(HeadFusion::Max).discard(0.9), "attention rollout of the strongest heads and weights";
         "vargrad" = SmoothGrad SmoothGrad::default().form(Form::Variance), "variance of the gradient over noisy copies";
         "occlusion-captum" = Occlusion Occlusion::captum(), "occlusion at every place";
         "occlusion-pair" = Occlusion Occlusion::pair(), "PAIR's occlusion: 15 wide, at every place, summed";

@@ -11,6 +11,7 @@ mod layer;
 mod names;
 mod op;
 mod passes;
+mod randomise;
 mod run;
 mod trace;
 mod value;
@@ -34,6 +35,7 @@ pub use layer::{Layer, LayerInfo};
 pub use op::{
     Along, Binary, Compare, Interpolation, Op, PadWith, Pool, Reduce, Size, Span, Unary, Window,
 };
+pub use randomise::Randomisation;
 pub use value::Value;
 
 use crate::{error::Error, model::Model, plan::Plan};

@@ -89,7 +89,11 @@ fn different(one: &[OperationIr], two: &[OperationIr]) -> Option<String> {
     let at = one.iter().zip(two).position(|(a, b)| name(a) != name(b));
     let at = at.or((one.len() != two.len()).then_some(one.len().min(two.len())))?;
     let described = |all: &[OperationIr]| all.get(at).map_or("nothing".into(), name);
-    Some(format!("{} for one, {} for another", described(one), described(two)))
+    Some(format!(
+        "{} for one, {} for another",
+        described(one),
+        described(two)
+    ))
 }
 
 /// Burn's name of an operation.

@@ -9,7 +9,7 @@ use burn::{
     tensor::{DType, Device, Tensor, TensorData, activation},
 };
 
-use crate::{BatchSize, Method, Model, Run, Target, noise::standard_normal};
+use crate::{BatchSize, Graph, LayerMethod, Method, Model, Run, Target, noise::standard_normal};
 
 #[derive(Module, Debug)]
 pub struct Net {
@@ -127,12 +127,47 @@ pub fn assert_close<const D: usize>(got: Tensor<D>, want: Tensor<D>, tolerance: 
     assert!(error <= tolerance, "relative L2 error {error:e}");
 }
 
-pub fn assert_splits_agree(method: &impl Method<4>, tolerance: f64) {
+/// `Net::relu`, traced.
+pub fn net_graph() -> Graph {
     let net = Net::relu(&Device::flex());
+    Graph::trace(&net, |m, x| m.forward(x), &image(1, 0)).unwrap()
+}
+
+/// `Net::smooth` in f64, traced.
+pub fn smooth_graph() -> Graph {
+    let net = Net::smooth(&Device::flex()).cast_f64();
+    let x = image(1, 0).cast(DType::F64);
+    Graph::trace(&net, |m, x| m.forward(x), &x).unwrap()
+}
+
+/// A layer method gives the same values however its rows and steps are split.
+pub fn assert_layer_splits_agree(method: &impl LayerMethod<4>, tolerance: f64) {
+    let graph = net_graph();
+    let explain = |rows| {
+        let run = Run::new().batch_size(BatchSize::Rows(rows));
+        let found = method.explain_layer_with(&graph, image(3, 6), &Target::Predicted, &run);
+        found.unwrap().tensor::<4>().unwrap()
+    };
+    let whole = explain(1000);
+    for rows in [1, 2, 5, 7] {
+        assert_close(explain(rows), whole.clone(), tolerance);
+    }
+}
+
+/// As [`assert_splits_agree`], on the traced network.
+pub fn assert_graph_splits_agree(method: &impl Method<4>, tolerance: f64) {
+    splits_agree(method, &net_graph(), tolerance);
+}
+
+pub fn assert_splits_agree(method: &impl Method<4>, tolerance: f64) {
+    splits_agree(method, &Net::relu(&Device::flex()), tolerance);
+}
+
+fn splits_agree(method: &impl Method<4>, model: &dyn Model<4>, tolerance: f64) {
     let explain = |rows| {
         let run = Run::new().batch_size(BatchSize::Rows(rows));
         method
-            .explain_with(&net, image(5, 6), &Target::Predicted, &run)
+            .explain_with(model, image(5, 6), &Target::Predicted, &run)
             .unwrap()
             .values
     };
