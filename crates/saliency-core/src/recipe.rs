@@ -4,7 +4,8 @@ use serde_json::Value;
 
 use crate::{
     attribution::Outcome, error::Error, method::Method, methods::*, model::Model,
-    noise::NoiseScale, quasi::Design, run::Run, target::Goal,
+    noise::NoiseScale, quadrature::Quadrature, quasi::Design, run::Run, target::Goal,
+    upsample::Resize,
 };
 
 /// What a method is built on; the pages of the guide follow it.

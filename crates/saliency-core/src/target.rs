@@ -331,20 +331,6 @@ impl Goal {
         })
     }
 
-    /// The goal of some rows, in any order and as often as wanted, at *other* inputs.
-    pub(crate) fn pick(&self, rows: &[usize]) -> Goal {
-        let kind = match &self.kind {
-            GoalKind::Classes(classes) => {
-                GoalKind::Classes(rows.iter().map(|&row| classes[row]).collect())
-            }
-            other => other.with_rows(rows.len()),
-        };
-        Goal {
-            kind,
-            reference: None,
-        }
-    }
-
     /// d score / d outputs at these outputs, off the tape: where a backward pass starts.
     ///
     /// # Errors

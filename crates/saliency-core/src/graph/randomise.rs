@@ -77,7 +77,7 @@ impl Graph {
         seed: u64,
         how: Randomisation,
     ) -> Result<Graph, Error> {
-        let mut graph = self.clone();
+        let mut graph = self.uncompiled();
         let mut found = vec![false; modules.len()];
         let mut number = 0;
         for node in &mut graph.nodes {
