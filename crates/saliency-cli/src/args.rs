@@ -379,8 +379,11 @@ pub struct Demo {
     /// Folder to write
     #[arg(long, default_value = "saliency-demo")]
     pub out: PathBuf,
-    /// Scenes to measure the methods on (pictures are drawn of the first twelve)
-    #[arg(long, default_value_t = 36, value_parser = clap::value_parser!(u32).range(1..=2000))]
+    /// Methods under all their presets
+    #[arg(long)]
+    pub presets: bool,
+    /// Scenes to measure the methods on (pictures are drawn of the first six)
+    #[arg(long, default_value_t = 12, value_parser = clap::value_parser!(u32).range(1..=2000))]
     pub scenes: u32,
     /// auto, cpu, ndarray, wgpu, wgpu:N, cuda or cuda:N
     #[arg(long, default_value = "auto")]

@@ -268,17 +268,25 @@ pub fn recipe(args: &MethodArgs) -> Result<Recipe, Error> {
     Ok(recipe)
 }
 
-/// The methods of the demo: all that explain a picture by itself, sampled ones with few
-/// samples.
-pub fn demo_methods(samples: usize) -> Vec<Recipe> {
-    let few = |recipe: Recipe| match recipe.options().contains_key("samples") {
-        true => recipe.with("samples", samples).unwrap_or(recipe),
-        false => recipe,
+/// The methods of the demo, sampled ones with few samples: presets of the same method only
+/// where they are asked for.
+pub fn demo_methods(presets: bool) -> Vec<Recipe> {
+    let few = |recipe: Recipe| {
+        let most = match recipe.info().map(|info| info.needs) {
+            Some(Needs::Scores) => 256,
+            _ => 25,
+        };
+        let options = recipe.options();
+        match options.get("samples").and_then(|s| s.as_u64()) {
+            Some(samples) if samples > most => recipe.with("samples", most).unwrap_or(recipe),
+            _ => recipe,
+        }
     };
     Recipe::METHODS
         .iter()
         .filter(|method| method.needs != Needs::Batch)
-        .filter_map(|method| Recipe::named(method.name).ok())
-        .map(few)
+        .filter_map(|method| Some((method.name, Recipe::named(method.name).ok()?)))
+        .filter(|(name, recipe)| presets || recipe.info().is_some_and(|info| info.name == *name))
+        .map(|(_, recipe)| few(recipe))
         .collect()
 }

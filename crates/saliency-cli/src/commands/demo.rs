@@ -13,7 +13,7 @@ use saliency_models::{
     photo::RgbImage,
     scenes::{Scene, Scenes},
 };
-use saliency_viz::{Style, heatmap, outline, save_png, standard};
+use saliency_viz::{Cell, Grid, Style, gallery, heatmap, outline, save_png, standard};
 use serde::Serialize;
 
 use crate::{
@@ -28,8 +28,6 @@ use crate::{
 
 /// Scenes that pictures are drawn of.
 const DRAWN: usize = 6;
-/// Noisy samples of each SmoothGrad.
-const SAMPLES: usize = 25;
 const REDUCTION: Reduction = Reduction::Max;
 
 /// How well one method's maps fall on the objects.
@@ -80,7 +78,8 @@ pub fn run(args: &Demo) -> Result<(), Error> {
     let mut right = 0.0;
     let mut scores = Vec::new();
     let mut left_out = Vec::new();
-    for recipe in model::demo_methods(SAMPLES) {
+    let mut families: Vec<(Family, Vec<(String, Grid)>)> = Vec::new();
+    for recipe in model::demo_methods(args.presets) {
         let name = recipe.name();
         let progress = progress::callback(&name);
         let run = loaded.run().progress(&progress);
@@ -103,6 +102,23 @@ pub fn run(args: &Demo) -> Result<(), Error> {
             draw(entry, &attribution, map, &args.out)?;
         }
         scores.push(score(&attribution, &maps, &scenes, seconds)?);
+        if let Some(info) = recipe.info() {
+            let item = (name, report::grid(&maps[0])?);
+            match families
+                .iter_mut()
+                .find(|(family, _)| *family == info.family)
+            {
+                Some((_, items)) => items.push(item),
+                None => families.push((info.family, vec![item])),
+            }
+        }
+    }
+    for (family, items) in &families {
+        let name = report::label(family);
+        let title = format!("{name}: {}", scenes[0].shape.name());
+        let style = Style::default();
+        let picture = gallery(&scenes[0].image, items, &title, Cell::Heatmap, &style)?;
+        save_png(&picture, args.out.join(format!("family-{name}.png")))?;
     }
     let page = args.out.join("index.html");
     files::write(
@@ -115,6 +131,7 @@ pub fn run(args: &Demo) -> Result<(), Error> {
         &args.out.join("scores.json"),
         report::to_json(&scores)?.as_bytes(),
     )?;
+    files::write(&args.out.join("scores.md"), markdown(&scores).as_bytes())?;
     report::print(&table(&scores))?;
     report::print(&format!(
         "predicted {} of {} unseen scenes right, on {}\nopen {}",
@@ -234,8 +251,18 @@ fn draw(
     Ok(())
 }
 
-fn table(scores: &[Score]) -> String {
-    let rows = scores.iter().map(|s| {
+const HEADER: [&str; 7] = [
+    "method",
+    "maximum on object",
+    "mass on object",
+    "object's area",
+    "a map takes",
+    "forward passes",
+    "gradients",
+];
+
+fn rows(scores: &[Score]) -> impl Iterator<Item = Vec<String>> {
+    scores.iter().map(|s| {
         vec![
             s.method.clone(),
             report::percent(s.pointing_game),
@@ -245,17 +272,22 @@ fn table(scores: &[Score]) -> String {
             s.evaluations.forward.to_string(),
             s.evaluations.gradient.to_string(),
         ]
-    });
-    let header = [
-        "method",
-        "maximum on object",
-        "mass on object",
-        "object's area",
-        "a map takes",
-        "forward passes",
-        "gradients",
-    ];
-    report::table(&header, rows)
+    })
+}
+
+fn table(scores: &[Score]) -> String {
+    report::table(&HEADER, rows(scores))
+}
+
+/// The same for the guide.
+fn markdown(scores: &[Score]) -> String {
+    let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
+    let mut text = line(&HEADER.map(String::from));
+    text += &line(&HEADER.map(|_| "---".into()));
+    for row in rows(scores) {
+        text += &line(&row);
+    }
+    text
 }
 
 fn milliseconds(seconds: f64) -> String {
@@ -304,7 +336,7 @@ fn html(
                     ul { @for line in left_out { li { small { (line) } } } }
                 }
                 h2 { "Scenes" }
-                p { "A map opens its full picture. Channels are reduced by " code { (REDUCTION) } "; sampled methods take " (SAMPLES) " samples." }
+                p { "A map opens its full picture. Channels are reduced by " code { (REDUCTION) } "; sampled methods take fewer samples than by default." }
                 @for entry in drawn { (scene(entry)) }
             }
         }
