@@ -1,12 +1,12 @@
-//! Smooth masks, and inputs perturbed by the degree that a mask says.
+//! Smooth masks and their parameters, and inputs perturbed by the degree that a mask says.
 
-use burn::tensor::{Int, Tensor, TensorData, activation::softmax};
+use burn::tensor::{Int, Tensor};
 
 use super::{ExtremalPerturbation, Perturbation};
 use crate::{
     blur::{Border, blur},
     error::Error,
-    grid::{indices, positions},
+    grid::positions,
     host::widened,
 };
 
@@ -64,29 +64,33 @@ impl<const D: usize> Scene<D> {
     }
 }
 
-/// Smooth masks from coarse parameters: for each position of the mask (with a margin), the
-/// parameters near it and their weights.
+/// How much the greatest value near a position counts above the others.
+const COLDNESS: f64 = 20.0;
+
+/// Smooth masks from coarse parameters, on the host: for each position of the mask (with a
+/// margin), the parameters near it and their weights.
 pub(super) struct Smoother {
     pub(super) parameters: usize,
-    /// `[near * positions]`; the number of parameters stands for a zero beyond the border.
-    source: Tensor<1, Int>,
-    /// `[1, near, positions]`.
-    weight: Tensor<3>,
+    /// Parameters near each position.
+    near: usize,
+    /// `[positions, near]`; the number of parameters stands for a zero beyond the border.
+    source: Vec<u32>,
+    /// `[positions, near]`.
+    weight: Vec<f64>,
     /// The positions of the input among those with a margin.
-    pub(super) crop: Tensor<1, Int>,
+    inside: Vec<usize>,
 }
 
 impl Smoother {
     pub(super) fn new<const D: usize>(options: &ExtremalPerturbation, x: &Tensor<D>) -> Self {
-        let device = x.device().inner();
         let lengths = positions(x);
         if D == 2 {
-            let identity = || indices(0..lengths[0], &device);
             return Smoother {
                 parameters: lengths[0],
-                source: identity(),
-                weight: Tensor::ones([1, 1, lengths[0]], (&device, widened(x.clone()).dtype())),
-                crop: identity(),
+                near: 1,
+                source: (0..lengths[0] as u32).collect(),
+                weight: vec![1.0; lengths[0]],
+                inside: (0..lengths[0]).collect(),
             };
         }
         let sigma = options.sigma * shortest(x);
@@ -102,10 +106,13 @@ impl Smoother {
             .map(|&n| step as usize * (n + 2 * (padding - radius) as usize) - step as usize + 1)
             .collect();
         let near = vec![2 * radius as usize + 1; lengths.len()];
-        let (parameters, count) = (inner.iter().product(), outer.iter().product());
+        let (parameters, count): (usize, usize) = (inner.iter().product(), outer.iter().product());
+        let offsets: Vec<_> = (0..near.iter().product())
+            .map(|k| place(k, &near))
+            .collect();
         let (mut source, mut weight) = (Vec::new(), Vec::new());
-        for offset in (0..near.iter().product()).map(|k| place(k, &near)) {
-            for position in (0..count).map(|u| place(u, &outer)) {
+        for position in (0..count).map(|u| place(u, &outer)) {
+            for offset in &offsets {
                 let (mut from, mut squares, mut within) = (0, 0.0, true);
                 for axis in 0..lengths.len() {
                     let u = position[axis] as f64;
@@ -115,45 +122,137 @@ impl Smoother {
                     from = from * inner[axis] + i.max(0) as usize;
                 }
                 let beyond = (squares.sqrt() / sigma - 0.5).max(0.0);
-                source.push(if within { from } else { parameters });
+                source.push(if within { from } else { parameters } as u32);
                 weight.push((-2.0 * beyond * beyond).exp());
             }
         }
         let margin = sigma.round_ties_even() as usize;
-        let crop = (0..lengths.iter().product()).map(|u| {
+        let inside = (0..lengths.iter().product()).map(|u| {
             let at = place(u, &lengths);
             at.iter()
                 .zip(&outer)
                 .fold(0, |sum, (&i, &len)| sum * len + i + margin)
         });
-        let shape = [1, near.iter().product(), count];
-        let dtype = widened(x.clone()).dtype();
-        let weight = TensorData::new(weight, shape).convert_dtype(dtype);
         Smoother {
             parameters,
-            source: indices(source.into_iter(), &device),
-            weight: Tensor::from_data(weight, (&device, dtype)),
-            crop: indices(crop, &device),
+            near: offsets.len(),
+            source,
+            weight,
+            inside: inside.collect(),
         }
     }
 
-    /// Masks with their margin, `[count, positions]`, from `[count, parameters]`.
-    pub(super) fn full(&self, parameters: Tensor<2>) -> Tensor<2> {
-        const COLDNESS: f64 = 20.0;
-        let count = parameters.dims()[0];
-        let [_, near, positions] = self.weight.dims();
-        let beyond = Tensor::zeros(
-            [count, 1],
-            (&parameters.device().inner(), parameters.dtype()),
-        );
-        let padded = Tensor::cat(vec![parameters, beyond], 1);
-        let around = padded
-            .select(1, self.source.clone())
-            .reshape([count, near, positions]);
-        let around = around * self.weight.clone();
-        let pooled = (around.clone() * softmax(around * COLDNESS, 1)).sum_dim(1);
-        pooled.reshape([count, positions]).clamp(0.0, 1.0)
+    /// At one position, z = w p of each parameter near it and exp(coldness z).
+    fn around(&self, position: usize, parameters: &[f64]) -> impl Iterator<Item = (f64, f64)> {
+        let at = position * self.near..(position + 1) * self.near;
+        at.map(|i| {
+            let p = parameters.get(self.source[i] as usize);
+            let z = self.weight[i] * p.copied().unwrap_or(0.0);
+            (z, (COLDNESS * z).exp())
+        })
     }
+
+    /// The mask with its margin: at each position the mean of z, weighted by exp(coldness z).
+    pub(super) fn full(&self, parameters: &[f64]) -> Vec<f64> {
+        let positions = 0..self.weight.len() / self.near;
+        let pool = |u| {
+            let (sum, total) = self
+                .around(u, parameters)
+                .fold((0.0, 0.0), |(sum, total), (z, e)| (sum + z * e, total + e));
+            sum / total
+        };
+        positions.map(pool).collect()
+    }
+
+    /// The gradient at the parameters from that at the mask with its margin.
+    pub(super) fn pull_back(&self, parameters: &[f64], gradient: &[f64]) -> Vec<f64> {
+        // One more, for what lies beyond the border.
+        let mut back = vec![0.0; self.parameters + 1];
+        for (u, gradient) in gradient.iter().enumerate() {
+            let around: Vec<(f64, f64)> = self.around(u, parameters).collect();
+            let total: f64 = around.iter().map(|(_, e)| e).sum();
+            let mean = around.iter().map(|(z, e)| z * e).sum::<f64>() / total;
+            for (i, (z, e)) in (u * self.near..).zip(around) {
+                let slope = e / total * (1.0 + COLDNESS * (z - mean));
+                back[self.source[i] as usize] += gradient * slope * self.weight[i];
+            }
+        }
+        back.truncate(self.parameters);
+        back
+    }
+
+    /// Number of positions of the input.
+    pub(super) fn inside(&self) -> usize {
+        self.inside.len()
+    }
+
+    /// The mask without its margin.
+    pub(super) fn crop(&self, full: &[f64]) -> Vec<f64> {
+        self.inside.iter().map(|&u| full[u]).collect()
+    }
+
+    /// Adds a gradient at the positions of the input to one at the mask with its margin.
+    pub(super) fn add_cropped(&self, full: &mut [f64], gradient: &[f64]) {
+        for (&u, gradient) in self.inside.iter().zip(gradient) {
+            full[u] += gradient;
+        }
+    }
+}
+
+/// The parameters of one mask and the direction of the last step.
+#[derive(Clone)]
+pub(super) struct State {
+    pub(super) values: Vec<f64>,
+    direction: Option<Vec<f64>>,
+}
+
+impl State {
+    pub(super) fn new(parameters: usize) -> Self {
+        State {
+            values: vec![1.0; parameters],
+            direction: None,
+        }
+    }
+
+    pub(super) fn step(&mut self, up: Vec<f64>, rate: f64, momentum: f64) {
+        let direction = match self.direction.take() {
+            None => up,
+            Some(before) => before
+                .iter()
+                .zip(up)
+                .map(|(before, up)| momentum * before + (1.0 - momentum) * up)
+                .collect(),
+        };
+        for (value, direction) in self.values.iter_mut().zip(&direction) {
+            *value = (*value + rate * direction).clamp(0.0, 1.0);
+        }
+        self.direction = Some(direction);
+    }
+}
+
+/// What the sorted values of a mask are compared with, at the values' own places: equal
+/// values have the mean of their references.
+pub(super) fn sorted_reference(values: &[f64], area: f64) -> Vec<f64> {
+    const EQUAL: f64 = 1e-6;
+    let len = values.len();
+    let zeros = (len as f64 * (1.0 - area)) as usize;
+    let mut order: Vec<usize> = (0..len).collect();
+    order.sort_unstable_by(|&a, &b| values[a].total_cmp(&values[b]));
+    let mut reference = vec![0.0; len];
+    let mut start = 0;
+    while start < len {
+        let first = values[order[start]];
+        let same = order[start..]
+            .iter()
+            .take_while(|&&i| values[i] <= first + EQUAL);
+        let end = start + same.count().max(1);
+        let ones = end - zeros.clamp(start, end);
+        for &place in &order[start..end] {
+            reference[place] = ones as f64 / (end - start) as f64;
+        }
+        start = end;
+    }
+    reference
 }
 
 /// The place of a row-major index in a box.
@@ -178,10 +277,6 @@ mod tests {
         methods::testing::{assert_close, image},
     };
 
-    fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f64> {
-        tensor.try_into_vec_as().unwrap()
-    }
-
     /// On a line: each position sees the softmax-weighted parameters around it.
     #[test]
     fn a_mask_is_the_smooth_maximum_of_the_parameters_near_it() {
@@ -194,9 +289,8 @@ mod tests {
         let smoother = Smoother::new(&options, &x);
         assert_eq!(smoother.parameters, 5);
         let parameters = [0.1f64, 0.9, 0.3, 0.0, 1.0];
-        let given = Tensor::<2>::from_data([parameters], &x.device());
-        let mask = smoother.full(given).select(1, smoother.crop.clone());
-        for (u, got) in values(mask).into_iter().enumerate() {
+        let mask = smoother.crop(&smoother.full(&parameters));
+        for (u, got) in mask.into_iter().enumerate() {
             // Positions and parameters (two apart) share an origin; zeros lie beyond.
             let near = (u as isize / 2 - 3)..=(u as isize / 2 + 4);
             let terms: Vec<f64> = near
@@ -208,7 +302,29 @@ mod tests {
                 .collect();
             let all: f64 = terms.iter().map(|z| (20.0 * z).exp()).sum();
             let want: f64 = terms.iter().map(|z| z * (20.0 * z).exp() / all).sum();
-            assert!((got - want).abs() < 1e-5, "{u}: {got} {want}");
+            assert!((got - want).abs() < 1e-12, "{u}: {got} {want}");
+        }
+    }
+
+    #[test]
+    fn gradients_agree_with_finite_differences() {
+        let smoother = Smoother::new(&ExtremalPerturbation::new(), &image(1, 1));
+        let noise = |sample, len| -> Vec<f64> {
+            let noise = crate::noise::standard_normal(3, sample, len).into_iter();
+            noise.map(|v| f64::from(v).abs().min(1.0)).collect()
+        };
+        let parameters = noise(0, smoother.parameters);
+        let at = noise(1, smoother.full(&parameters).len());
+        let back = smoother.pull_back(&parameters, &at);
+        for i in (0..back.len()).step_by(5) {
+            let moved = |h: f64| {
+                let mut parameters = parameters.clone();
+                parameters[i] += h;
+                let full = smoother.full(&parameters);
+                full.iter().zip(&at).map(|(m, g)| m * g).sum::<f64>()
+            };
+            let want = (moved(1e-6) - moved(-1e-6)) / 2e-6;
+            assert!((back[i] - want).abs() < 1e-7, "{i}: {} {want}", back[i]);
         }
     }
 
