@@ -348,7 +348,7 @@ fn token_grid(tokens: usize, sizes: &[usize]) -> Option<(usize, Vec<usize>)> {
     (0..=MOST_EXTRA.min(tokens.saturating_sub(1))).find_map(|extra| {
         let places = tokens - extra;
         (1..=places)
-            .find(|h| places % h == 0 && h * width == places / h * height)
+            .find(|h| places.is_multiple_of(*h) && h * width == places / h * height)
             .map(|h| (extra, vec![h, places / h]))
     })
 }
