@@ -341,16 +341,20 @@ impl Places {
     }
 }
 
-/// How many leading tokens have no place, and the grid of the others.
+/// How many leading tokens have no place, and the grid of the others: in the proportions of the
+/// image where there is such a grid, else a square (patches need not be square).
 fn token_grid(tokens: usize, sizes: &[usize]) -> Option<(usize, Vec<usize>)> {
     const MOST_EXTRA: usize = 8;
     let &[height, width] = sizes else { return None };
-    (0..=MOST_EXTRA.min(tokens.saturating_sub(1))).find_map(|extra| {
-        let places = tokens - extra;
-        (1..=places)
-            .find(|h| places.is_multiple_of(*h) && h * width == places / h * height)
-            .map(|h| (extra, vec![h, places / h]))
-    })
+    let grid = |fits: &dyn Fn(usize, usize) -> bool| {
+        (0..=MOST_EXTRA.min(tokens.saturating_sub(1))).find_map(|extra| {
+            let places = tokens - extra;
+            (1..=places)
+                .find(|&h| places.is_multiple_of(h) && fits(h, places / h))
+                .map(|h| (extra, vec![h, places / h]))
+        })
+    };
+    grid(&|h, w| h * width == w * height).or_else(|| grid(&|h, w| h == w))
 }
 
 /// The axis of a node's channels, from the operations before it: convolutions have them on axis

@@ -302,7 +302,8 @@ mod tests {
                 .collect();
             let all: f64 = terms.iter().map(|z| (20.0 * z).exp()).sum();
             let want: f64 = terms.iter().map(|z| z * (20.0 * z).exp() / all).sum();
-            assert!((got - want).abs() < 1e-12, "{u}: {got} {want}");
+            // How many zeros beyond the reach are counted moves it by exp(0) / exp(20 * 0.85).
+            assert!((got - want).abs() < 1e-6, "{u}: {got} {want}");
         }
     }
 
