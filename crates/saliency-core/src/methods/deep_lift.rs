@@ -83,8 +83,10 @@ pub enum LiftRules {
     Complete,
     /// Those that Captum 0.9 knows: ReLU, leaky ReLU, ELU, sigmoid, tanh, softplus, max pools,
     /// and softmax, whose multipliers are centred (over the row; Captum does so over the batch).
-    /// Unlike Captum's, a position that wins several overlapping pooling windows gets the sum
-    /// of their shares, not that of one of them.
+    ///
+    /// Two faults of its max pools are not copied: a position that wins several overlapping
+    /// windows gets the sum of their shares, where Captum keeps one of them, and the rule holds
+    /// right behind an activation too, where Captum's hooks pass the pool's plain gradient.
     Captum,
 }
 
