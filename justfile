@@ -41,11 +41,15 @@ bench *args: venv
 # Regenerate the committed reference values with PyTorch, Captum and matplotlib
 reference: venv
     {{python}} tests/reference/golden.py
+    {{python}} tests/reference/paths.py
+    {{python}} tests/reference/masks.py
     {{python}} tests/reference/deeplift.py
+    {{python}} tests/reference/lrp.py
     {{python}} tests/reference/colormaps.py
     {{python}} tests/reference/preprocess.py
     {{python}} tests/reference/weights.py
     {{python}} tests/reference/labels.py
+    {{python}} tests/reference/ablation.py
 
 # ResNet50 against torchvision in f64 and f32 (generates about 300 MB in target/reference)
 resnet50: venv

@@ -3,8 +3,13 @@
 //! `tests/reference/golden.py` writes the values in `tests/golden`. The f64 runs show that
 //! the same function is computed; the f32 runs are what a user gets.
 
+mod ablation;
 #[path = "golden/deeplift.rs"]
 mod deeplift;
+#[path = "golden/lrp.rs"]
+mod lrp;
+mod masks;
+mod paths;
 
 use std::path::{Path, PathBuf};
 
@@ -355,15 +360,36 @@ fn assert_vectors<const D: usize>(model: &dyn Model<D>, reference: &Reference) {
     }
 }
 
+/// Table [N, F] -> logits.
+fn mlp(weights: &Reference, x: Tensor<2>) -> Tensor<2> {
+    let x = relu(linear(weights, "fc1", x));
+    let x = tanh(linear(weights, "fc2", x));
+    linear(weights, "fc3", x)
+}
+
+/// Time series [N, T, F] -> logits.
+fn series(weights: &Reference, x: Tensor<3>) -> Tensor<2> {
+    let x = x.swap_dims(1, 2);
+    let x = tanh(conv(
+        weights,
+        "conv1",
+        x,
+        ConvOptions::new([1], [2], [1], 1),
+    ));
+    let x = relu(conv(
+        weights,
+        "conv2",
+        x,
+        ConvOptions::new([2], [1], [2], 1),
+    ));
+    linear(weights, "fc", x.mean_dim(2).squeeze_dim::<2>(2))
+}
+
 #[test]
 fn table_network_has_pytorchs_values() {
     let weights = Reference::golden("mlp.weights");
-    let mlp = |x: Tensor<2>| {
-        let x = relu(linear(&weights, "fc1", x));
-        let x = tanh(linear(&weights, "fc2", x));
-        linear(&weights, "fc3", x)
-    };
-    assert_vectors(&mlp, &Reference::golden("mlp"));
+    let net = |x: Tensor<2>| mlp(&weights, x);
+    assert_vectors(&net, &Reference::golden("mlp"));
 }
 
 #[test]
@@ -372,22 +398,7 @@ fn time_series_network_has_pytorchs_values() {
         Reference::golden("series.weights"),
         Reference::golden("series"),
     );
-    let net = |x: Tensor<3>| {
-        let x = x.swap_dims(1, 2);
-        let x = tanh(conv(
-            &weights,
-            "conv1",
-            x,
-            ConvOptions::new([1], [2], [1], 1),
-        ));
-        let x = relu(conv(
-            &weights,
-            "conv2",
-            x,
-            ConvOptions::new([2], [1], [2], 1),
-        ));
-        linear(&weights, "fc", x.mean_dim(2).squeeze_dim::<2>(2))
-    };
+    let net = |x: Tensor<3>| series(&weights, x);
     assert_vectors(&net, &reference);
 
     let input = reference.tensor("input", &Device::flex(), FloatDType::F64);

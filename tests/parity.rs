@@ -11,7 +11,7 @@ use burn::{
     tensor::{Device, DeviceType, Tensor},
 };
 use saliency_core::{
-    Attribution, BatchSize, Gradient, Graph, Method, Recipe, Reduction, Run, SmoothGrad, Target,
+    Attribution, BatchSize, Gradient, Graph, Method, Recipe, Reduction, Run, Target,
     analysis::{Classes, compare_classes},
     noise::standard_normal,
 };
@@ -80,17 +80,16 @@ fn assert_close<const D: usize>(what: &str, got: Tensor<D>, want: Tensor<D>, tol
     assert!(error < tolerance, "{what}: {error:.1e}");
 }
 
-/// Every method by name, with few samples.
+/// Every method by name, with few samples and steps.
 fn methods() -> Vec<Recipe> {
+    let few = |recipe: Recipe, option: &str| match recipe.options().contains_key(option) {
+        true => recipe.with(option, 5).unwrap(),
+        false => recipe,
+    };
     Recipe::METHODS
         .iter()
-        .map(|method| match Recipe::named(method.name).unwrap() {
-            Recipe::SmoothGrad(smooth) => Recipe::SmoothGrad(SmoothGrad {
-                samples: 5,
-                ..smooth
-            }),
-            other => other,
-        })
+        .map(|method| Recipe::named(method.name).unwrap())
+        .map(|recipe| few(few(recipe, "samples"), "steps"))
         .collect()
 }
 

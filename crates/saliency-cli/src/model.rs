@@ -2,7 +2,7 @@ use burn::{
     module::Module,
     tensor::{Device, Tensor},
 };
-use saliency_core::{BatchSize, Graph, Method, Model, Recipe, Run, Target};
+use saliency_core::{BatchSize, Graph, Method, Model, Needs, Recipe, Run, Target};
 use saliency_models::{
     demo, fetch,
     labels::Labels,
@@ -268,7 +268,8 @@ pub fn recipe(args: &MethodArgs) -> Result<Recipe, Error> {
     Ok(recipe)
 }
 
-/// The methods of the demo: all that there are, sampled ones with few samples.
+/// The methods of the demo: all that explain a picture by itself, sampled ones with few
+/// samples.
 pub fn demo_methods(samples: usize) -> Vec<Recipe> {
     let few = |recipe: Recipe| match recipe.options().contains_key("samples") {
         true => recipe.with("samples", samples).unwrap_or(recipe),
@@ -276,6 +277,7 @@ pub fn demo_methods(samples: usize) -> Vec<Recipe> {
     };
     Recipe::METHODS
         .iter()
+        .filter(|method| method.needs != Needs::Batch)
         .filter_map(|method| Recipe::named(method.name).ok())
         .map(few)
         .collect()

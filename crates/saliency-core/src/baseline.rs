@@ -1,7 +1,7 @@
 use burn::tensor::{Tensor, TensorData};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::{
     blur::{Border, blur},
@@ -35,6 +35,10 @@ pub enum Baseline {
     Channels(Vec<f64>),
     /// The mean over the positions of each row's own channel (of a table, of the row).
     Mean,
+    /// The least value of each row, everywhere.
+    Minimum,
+    /// The greatest value of each row, everywhere.
+    Maximum,
     /// The input blurred over its positions, sigma in positions; borders are mirrored.
     Blur {
         /// Standard deviation of the Gaussian.
@@ -108,6 +112,8 @@ impl Baseline {
                     .reshape::<D, _>(shape)
                     .expand(dims)
             }
+            Baseline::Minimum => extreme(input, |flat| flat.min_dim(1)),
+            Baseline::Maximum => extreme(input, |flat| flat.max_dim(1)),
             Baseline::Blur { sigma } => {
                 finite(&[*sigma])?;
                 if *sigma < 0.0 || D < 3 {
@@ -149,6 +155,35 @@ impl Baseline {
     }
 }
 
+fn extreme<const D: usize>(input: &Tensor<D>, of: impl Fn(Tensor<2>) -> Tensor<2>) -> Tensor<D> {
+    let dims = input.dims();
+    let flat = input.clone().reshape([dims[0], dims[1..].iter().product()]);
+    let shape = std::array::from_fn(|d| if d == 0 { dims[0] } else { 1 });
+    of(flat).reshape::<D, _>(shape).expand(dims)
+}
+
+/// Reads one baseline or a list of them.
+pub(crate) fn one_or_many<'de, R: Deserializer<'de>>(reader: R) -> Result<Vec<Baseline>, R::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum OneOrMany {
+        One(Baseline),
+        Many(Vec<Baseline>),
+    }
+    Ok(match OneOrMany::deserialize(reader)? {
+        OneOrMany::One(baseline) => vec![baseline],
+        OneOrMany::Many(baselines) => baselines,
+    })
+}
+
+/// Fails where there is no baseline at all.
+pub(crate) fn check_some(baselines: &[Baseline]) -> Result<(), Error> {
+    match baselines.is_empty() {
+        true => Err(Error::option("baselines", "[]", "at least one is needed")),
+        false => Ok(()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -168,6 +203,10 @@ mod tests {
         assert_eq!(values(&channels, &x), [1., 1., -1., -1., 1., 1., -1., -1.]);
         let mean = [2., 2., 2., 2., 5., 5., 1., 1.];
         assert_eq!(values(&Baseline::Mean, &x), mean);
+        let least = [0., 0., 0., 0., 0., 0., 0., 0.];
+        assert_eq!(values(&Baseline::Minimum, &x), least);
+        let greatest = [4., 4., 4., 4., 5., 5., 5., 5.];
+        assert_eq!(values(&Baseline::Maximum, &x), greatest);
         let wide = Baseline::Blur { sigma: 50.0 };
         for (got, want) in values(&wide, &x).iter().zip(mean) {
             assert!((got - want).abs() < 1e-4, "{got} {want}");

@@ -3,13 +3,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    attribution::Outcome,
-    error::Error,
-    method::Method,
-    methods::{DeepLift, DeepLiftShap, Form, Gradient, InputXGradient, SmoothGrad},
-    model::Model,
-    run::Run,
-    target::Goal,
+    attribution::Outcome, error::Error, method::Method, methods::*, model::Model,
+    noise::NoiseScale, quasi::Design, run::Run, target::Goal,
 };
 
 /// What a method is built on; the pages of the guide follow it.
@@ -39,6 +34,8 @@ pub enum Family {
 pub enum Needs {
     /// Scores only: any closure will do.
     Scores,
+    /// Scores of a batch of at least two rows: any closure will do.
+    Batch,
     /// Gradients at the input: any differentiable closure will do.
     Gradients,
     /// The inside of the model: a traced [`Graph`](crate::Graph).
@@ -210,15 +207,63 @@ registry! {
         Gradient(Gradient) = "gradient", Gradient, Gradients, "d score / d input, signed";
         InputXGradient(InputXGradient) = "input-x-gradient", Gradient, Gradients, "input times gradient";
         SmoothGrad(SmoothGrad<Box<Recipe>>) = "smoothgrad", Gradient, Gradients, "mean |gradient| over noisy copies of the input";
+        IntegratedGradients(IntegratedGradients) = "integrated-gradients", Path, Gradients, "gradients integrated along the line from a baseline";
+        ExpectedGradients(ExpectedGradients) = "expected-gradients", Path, Gradients, "integrated gradients averaged over baselines, by sampling";
+        BlurIg(BlurIg) = "blur-ig", Path, Gradients, "gradients integrated while the input is blurred away";
+        GuidedIg(GuidedIg) = "guided-ig", Path, Gradients, "gradients integrated along a path of small gradients";
+        Idgi(Idgi) = "idgi", Path, Gradients, "changes of the score along a path, shared out by gradient^2";
+        Xrai(Xrai) = "xrai", Path, Gradients, "regions ranked by the density of integrated gradients";
+        Occlusion(Occlusion) = "occlusion", Perturbation, Scores, "score lost where a window is covered";
+        FeatureAblation(FeatureAblation) = "feature-ablation", Perturbation, Scores, "score lost without each feature";
+        FeaturePermutation(FeaturePermutation) = "feature-permutation", Perturbation, Batch, "score lost with each feature taken from another row of the batch";
+        Shapley(Shapley) = "shapley", Perturbation, Scores, "score that each feature adds, averaged over all orders";
+        KernelShap(KernelShap) = "kernel-shap", Perturbation, Scores, "Shapley values by weighted least squares";
+        Lime(Lime) = "lime", Perturbation, Scores, "weights of a linear model fitted near the input";
+        Rise(Rise) = "rise", Perturbation, Scores, "mean score under random masks, weighted by the masks";
+        Sobol(Sobol) = "sobol", Perturbation, Scores, "share of the score's variance under masks that each cell takes part in";
+        Hsic(Hsic) = "hsic", Perturbation, Scores, "how far the score depends on each cell under random masks";
+        ExtremalPerturbation(ExtremalPerturbation) = "extremal-perturbation", Perturbation, Gradients, "the smooth mask of a given area that keeps the score highest";
+        MeaningfulPerturbation(MeaningfulPerturbation) = "meaningful-perturbation", Perturbation, Gradients, "the least mask whose blur takes the score away";
         DeepLift(DeepLift) = "deeplift", Rule, Graph, "differences from a baseline passed back through every operation";
         DeepLiftShap(DeepLiftShap) = "deeplift-shap", Rule, Graph, "DeepLIFT averaged over a set of baselines";
+        Lrp(Lrp) = "lrp", Rule, Graph, "layer-wise relevance: epsilon on dense layers, gamma on convolutions";
+        ExcitationBackprop(ExcitationBackprop) = "excitation-backprop", Rule, Graph, "probability that a top-down walk along positive weights ends here";
     }
     presets {
         "smoothgrad-signed" = SmoothGrad SmoothGrad::default().form(Form::Mean), "mean gradient over noisy copies";
         "smoothgrad-squared" = SmoothGrad SmoothGrad::default().form(Form::MeanSquare), "mean gradient^2 over noisy copies";
+        "smoothgrad-captum" = SmoothGrad SmoothGrad::default().samples(5).noise_scale(NoiseScale::Absolute(1.0)), "SmoothGrad with the defaults of Captum's NoiseTunnel of Saliency";
+        "smoothgrad-pair" = SmoothGrad SmoothGrad::default().samples(25).noise(0.15).form(Form::MeanSquare), "SmoothGrad with the defaults of PAIR saliency: mean gradient^2";
+        "smoothgrad-tf-keras-vis" = SmoothGrad SmoothGrad::default().samples(20).noise(0.2), "SmoothGrad as in the guide of tf-keras-vis";
+        "smoothgrad-zennit" = SmoothGrad SmoothGrad::default().samples(20).form(Form::Mean), "SmoothGrad with the defaults of zennit: mean gradient";
+        "integrated-gradients-pair" = IntegratedGradients IntegratedGradients::default().rule(Rule::EvenPair).steps(25), "integrated gradients with the defaults of PAIR saliency";
+        "integrated-gradients-zennit" = IntegratedGradients IntegratedGradients::default().rule(Rule::RiemannRight).steps(20), "integrated gradients with the defaults of zennit";
+        "gradient-shap" = ExpectedGradients ExpectedGradients::default().samples(5), "expected gradients with the defaults of Captum's GradientShap";
         "vargrad" = SmoothGrad SmoothGrad::default().form(Form::Variance), "variance of the gradient over noisy copies";
+        "occlusion-captum" = Occlusion Occlusion::captum(), "occlusion at every place";
+        "occlusion-pair" = Occlusion Occlusion::pair(), "PAIR's occlusion: 15 wide, at every place, summed";
+        "shapley-sampling" = Shapley Shapley::captum(), "Captum's ShapleyValueSampling: 25 orders at random";
+        "lime-captum" = Lime Lime::captum(), "Captum's LIME: lasso, weights by the distance of the inputs";
+        "rise-xplique" = Rise Rise::default().weighting(RiseWeighting::Observed), "RISE divided by the observed masks";
+        "sobol-first-order" = Sobol Sobol::default().order(SobolOrder::First), "share of the score's variance that each cell explains alone";
+        "sobol-xplique" = Sobol Sobol::default().design(Design::Sobol), "Sobol indices over the plain Sobol sequence";
+        "hsic-xplique" = Hsic Hsic::default().width(ScoreWidth::MedianScore).design(Design::Sobol), "HSIC with the median score as the kernel's width";
+        "extremal-perturbation-areas" = ExtremalPerturbation ExtremalPerturbation::many_areas(), "mean of extremal masks of six areas, smoothed";
         "deeplift-captum" = DeepLift DeepLift::captum(), "DeepLIFT with the rules of Captum";
         "deeplift-shap-captum" = DeepLiftShap DeepLiftShap::captum(), "the same averaged over a set of baselines";
+        "lrp-epsilon-plus" = Lrp Lrp::epsilon_plus(), "LRP: epsilon on dense layers, z+ on convolutions";
+        "lrp-epsilon-plus-flat" = Lrp Lrp::epsilon_plus_flat(), "the same, flat at the input";
+        "lrp-epsilon-alpha2-beta1" = Lrp Lrp::epsilon_alpha2_beta1(), "LRP: epsilon on dense layers, alpha 2 beta 1 on convolutions";
+        "lrp-epsilon-alpha2-beta1-flat" = Lrp Lrp::epsilon_alpha2_beta1_flat(), "the same, flat at the input";
+        "lrp-epsilon-gamma-box" = Lrp Lrp::epsilon_gamma_box([], []), "LRP: epsilon on dense layers, gamma on convolutions, z-box at the input";
+        "lrp-epsilon" = Lrp Lrp::of(LrpRule::Epsilon(1e-6)), "LRP with the epsilon rule everywhere";
+        "lrp-gamma" = Lrp Lrp::of(LrpRule::Gamma(0.25)), "LRP with the gamma rule everywhere";
+        "lrp-z-plus" = Lrp Lrp::of(LrpRule::ZPlus), "LRP with the z+ rule everywhere";
+        "lrp-alpha-beta" = Lrp Lrp::of(LrpRule::alpha2_beta1()), "LRP with alpha 2 beta 1 everywhere";
+        "lrp-w2" = Lrp Lrp::w2(), "LRP with w^2 at the input and z+ above: deep Taylor decomposition";
+        "lrp-captum" = Lrp Lrp::of(LrpRule::Epsilon(1e-9)).stabiliser(1e-9), "Captum's LRP: epsilon 1e-9 everywhere";
+        "contrastive-excitation-backprop" = ExcitationBackprop ExcitationBackprop::new().contrastive(true), "excitation backprop of the class minus that of its opposite";
+        "excitation-backprop-zennit" = ExcitationBackprop ExcitationBackprop::new().bias(BiasShare::Absorbed), "excitation backprop with biases in the denominators";
     }
 }
 
@@ -243,6 +288,12 @@ impl Recipe {
     /// assert!(Recipe::METHODS.iter().all(|m| Recipe::named(m.name).unwrap().name() == m.name));
     /// ```
     pub fn name(&self) -> String {
+        if let Some(info) = Self::METHODS
+            .iter()
+            .find(|m| Self::named(m.name).is_ok_and(|recipe| recipe == *self))
+        {
+            return info.name.into();
+        }
         match self {
             Recipe::SmoothGrad(smooth) => {
                 let form = match smooth.form {
@@ -257,13 +308,7 @@ impl Recipe {
                 }
             }
             Recipe::Other { name } => name.clone(),
-            other => {
-                let preset = Self::METHODS
-                    .iter()
-                    .find(|m| Self::named(m.name).is_ok_and(|recipe| recipe == *other));
-                let own = other.info().map(|info| info.name);
-                preset.map(|m| m.name).or(own).unwrap_or("other").into()
-            }
+            other => other.info().map_or("other", |info| info.name).into(),
         }
     }
 

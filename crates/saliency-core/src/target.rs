@@ -235,11 +235,39 @@ impl Goal {
         }
     }
 
+    /// The goal of the given rows, in their order.
+    pub(crate) fn select(&self, rows: &[usize]) -> Goal {
+        let kind = match &self.kind {
+            GoalKind::Classes(classes) => {
+                GoalKind::Classes(rows.iter().map(|&row| classes[row]).collect())
+            }
+            other => other.with_rows(rows.len()),
+        };
+        Goal {
+            kind,
+            reference: self.reference.clone().map(|r| select_rows(r, rows)),
+        }
+    }
+
     /// The goal of `times` copies of the whole batch, one after the other, at *other* inputs.
     pub fn repeat(&self, times: usize) -> Goal {
         let kind = match &self.kind {
             GoalKind::Classes(classes) => GoalKind::Classes(classes.repeat(times)),
             other => other.with_rows(self.rows() * times),
+        };
+        Goal {
+            kind,
+            reference: None,
+        }
+    }
+
+    /// The goal of one row for each of `rows`, in that order, at *other* inputs.
+    pub(crate) fn pick(&self, rows: &[usize]) -> Goal {
+        let kind = match &self.kind {
+            GoalKind::Classes(classes) => {
+                GoalKind::Classes(rows.iter().map(|&row| classes[row]).collect())
+            }
+            other => other.with_rows(rows.len()),
         };
         Goal {
             kind,
@@ -363,6 +391,14 @@ fn argmax(outputs: &Tensor<2>) -> Result<Vec<usize>, Error> {
         .try_into_vec_as::<i64>()
         .map(|classes| classes.into_iter().map(|class| class as usize).collect())
         .map_err(Error::device)
+}
+
+/// The given rows of a tensor.
+pub(crate) fn select_rows<const D: usize>(tensor: Tensor<D>, rows: &[usize]) -> Tensor<D> {
+    let index: Vec<i32> = rows.iter().map(|&row| row as i32).collect();
+    let index =
+        Tensor::<1, Int>::from_data(TensorData::from(index.as_slice()), &tensor.device().inner());
+    tensor.select(0, index)
 }
 
 pub(crate) fn vector(values: &[f64], dtype: DType, device: &Device) -> Tensor<1> {

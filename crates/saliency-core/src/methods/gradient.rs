@@ -65,6 +65,37 @@ pub(crate) fn input_gradient<const D: usize>(
     Ok(score_and_gradient(model, x, goal, run)?.1)
 }
 
+/// Fails where the model is in training mode. For methods that go to other inputs only, which
+/// have no plain outputs to compare with.
+pub(crate) fn check_inference<const D: usize>(
+    model: &dyn Model<D>,
+    input: &Tensor<D>,
+    goal: &Goal,
+    run: &Run,
+) -> Result<(), Error> {
+    if run.checks_mode() && goal.reference().is_some() {
+        let first = input.clone().narrow(0, 0, 1);
+        input_gradient(model, first, &goal.slice(0, 1), run)?;
+    }
+    Ok(())
+}
+
+/// The plain scores of `input`: those already known where it is the explained input itself.
+pub(crate) fn plain_scores<const D: usize>(
+    model: &dyn Model<D>,
+    input: &Tensor<D>,
+    goal: &Goal,
+    run: &Run,
+) -> Result<Vec<f64>, Error> {
+    let outputs = match goal.reference() {
+        Some(outputs) => outputs.clone(),
+        None => run.without_progress().forward(model, input)?,
+    };
+    goal.scores(outputs)?
+        .try_into_vec_as()
+        .map_err(Error::device)
+}
+
 /// f(x) `[rows]` and d f / d x of one batch, as it is.
 pub(crate) fn score_and_gradient<const D: usize>(
     model: &dyn Model<D>,

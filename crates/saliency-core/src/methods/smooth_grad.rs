@@ -10,7 +10,8 @@ use crate::{
     model::Model,
     noise::{NoiseScale, noisy},
     recipe::{Recipe, Registered},
-    run::{Run, Stage, join},
+    run::{Run, Stage},
+    sampling::{Budget, Estimate, Moments, sweep},
     target::Goal,
 };
 
@@ -38,6 +39,15 @@ pub enum Form {
 /// The target is decided once, at the clean input. The noise is drawn on the host from the
 /// seed and the sample's number alone ([`noise`](crate::noise)), so the result does not
 /// depend on the batch size or the device.
+///
+/// The result has the standard error of each value. With a `tolerance`, `samples` is the most
+/// that is taken: after 16, 32, 48, 64, 80, 100, ... the run stops when ||standard error|| /
+/// ||map|| of every row is at most that, and `evidence.converged` says whether it got there.
+///
+/// Where the same name means other things elsewhere, presets have the defaults of others:
+/// `smoothgrad-captum` (`NoiseTunnel` of `Saliency`: sigma = 1, 5 samples), `smoothgrad-pair`
+/// (mean G^2, level 0.15, 25 samples), `smoothgrad-tf-keras-vis` (level 0.2, 20 samples) and
+/// `smoothgrad-zennit` (signed mean, level 0.1, 20 samples).
 ///
 /// ```
 /// use burn::tensor::{Device, Tensor};
@@ -73,6 +83,9 @@ pub struct SmoothGrad<M = Gradient> {
     pub seed: u64,
     /// What is made of the samples.
     pub form: Form,
+    /// Stop before all samples are taken when ||standard error|| / ||map|| of every row is at
+    /// most this.
+    pub tolerance: Option<f64>,
 }
 
 impl<M: Default> Default for SmoothGrad<M> {
@@ -97,6 +110,7 @@ impl<M> SmoothGrad<M> {
             noise: NoiseScale::Relative(0.1),
             seed: 0,
             form: Form::default(),
+            tolerance: None,
         }
     }
 
@@ -128,13 +142,17 @@ impl<M> SmoothGrad<M> {
         self.form = form;
         self
     }
-}
 
-impl<M> SmoothGrad<M> {
-    fn validate_samples(&self) -> Result<(), Error> {
-        match self.samples {
-            0 => Err(Error::option("samples", 0, "at least one is needed")),
-            _ => Ok(()),
+    /// Stop when the relative standard error of every row is at most this.
+    pub fn tolerance(mut self, tolerance: f64) -> Self {
+        self.tolerance = Some(tolerance);
+        self
+    }
+
+    fn budget(&self) -> Budget {
+        Budget {
+            samples: self.samples,
+            tolerance: self.tolerance,
         }
     }
 }
@@ -153,11 +171,12 @@ impl<const D: usize, M: Method<D>> Method<D> for SmoothGrad<M> {
             noise: self.noise,
             seed: self.seed,
             form: self.form,
+            tolerance: self.tolerance,
         })
     }
 
     fn validate(&self) -> Result<(), Error> {
-        self.validate_samples()?;
+        self.budget().validate()?;
         self.noise.validate()?;
         if matches!(self.of.recipe(), Recipe::SmoothGrad(_)) {
             let requirement = "a SmoothGrad of a SmoothGrad would add the same noise twice; use more noise instead";
@@ -173,93 +192,38 @@ impl<const D: usize, M: Method<D>> Method<D> for SmoothGrad<M> {
         goal: &Goal,
         run: &Run,
     ) -> Result<Outcome<D>, Error> {
-        let total = input.dims()[0];
-        self.validate_samples()?;
+        self.budget().validate()?;
         if run.checks_mode() && goal.reference().is_some() {
             let first = input.clone().narrow(0, 0, 1);
             // Noisy inputs have no plain outputs to compare with, so the mode is checked here.
             self.of
                 .attribute(model, &first, &goal.slice(0, 1), &run.without_progress())?;
         }
-        let most = run.rows(input);
-        let (rows, samples) = (most.min(total), (most / total).clamp(1, self.samples));
-        let mut done = 0;
-        let mut parts = Vec::new();
-        for start in (0..total).step_by(rows) {
-            let end = (start + rows).min(total);
-            let block = input.clone().narrow(0, start, end - start);
-            let goal = goal.slice(start, end);
-            let mut moments = Moments::default();
-            for first in (0..self.samples).step_by(samples) {
-                let range = first..(first + samples).min(self.samples);
-                let count = range.len();
-                let noisy = noisy(&block, self.noise, self.seed, range);
-                let quiet = run.without_progress();
-                let values = self
-                    .of
-                    .attribute(model, &noisy, &goal.repeat(count), &quiet)?
-                    .values;
-                moments.add(self.form, widened(values), count);
-                done += count * (end - start);
-                run.report(Stage::Sampling, done, total * self.samples)?;
-            }
-            parts.push(moments.finish(self.form, self.samples));
-        }
-        Ok(join(parts).into())
-    }
-}
-
-/// Running sums over samples; for the variance, Chan's pairwise update of (mean, sum of
-/// squared deviations), which does not cancel as mean G^2 - (mean G)^2 would in f32.
-#[derive(Default)]
-struct Moments<const D: usize> {
-    count: usize,
-    sum: Option<Tensor<D>>,
-    deviations: Option<Tensor<D>>,
-}
-
-impl<const D: usize> Moments<D> {
-    fn add(&mut self, form: Form, values: Tensor<D>, count: usize) {
-        let mut shape = values.dims();
-        shape[0] /= count;
-        let over_samples = |t: Tensor<D>| -> Tensor<D> {
-            let flat = [count, shape.iter().product()];
-            t.reshape(flat).sum_dim(0).reshape(shape)
+        let estimate = match self.form {
+            Form::Variance => Estimate::Variance,
+            _ => Estimate::Mean,
         };
-        let term = match form {
-            Form::MeanAbsolute => values.abs(),
-            Form::Mean | Form::Variance => values,
-            Form::MeanSquare => values.square(),
-        };
-        let sum = over_samples(term.clone());
-        if form == Form::Variance {
-            let mean = sum.clone().div_scalar(count as f64);
-            let copies = std::array::from_fn::<_, D, _>(|d| if d == 0 { count } else { 1 });
-            let inner = over_samples((term - mean.clone().repeat(&copies)).square());
-            self.deviations = Some(match (self.deviations.take(), &self.sum) {
-                (Some(before), Some(total)) => {
-                    let (n, m) = (self.count as f64, count as f64);
-                    let gap = mean - total.clone().div_scalar(n);
-                    before + inner + gap.square().mul_scalar(n * m / (n + m))
-                }
-                _ => inner,
-            });
-        }
-        self.count += count;
-        self.sum = Some(match self.sum.take() {
-            Some(total) => total + sum,
-            None => sum,
-        });
-    }
-
-    fn finish(self, form: Form, samples: usize) -> Tensor<D> {
-        let total = match form {
-            Form::Variance => self.deviations,
-            _ => self.sum,
-        };
-        total
-            .expect("there is at least one sample")
-            .div_scalar(samples as f64)
+        self.budget().sample(|samples| {
+            sweep(
+                run,
+                Stage::Sampling,
+                (input, goal),
+                (samples, self.samples),
+                |block, goal, samples, run| {
+                    let count = samples.len();
+                    let noisy = noisy(block, self.noise, self.seed, samples);
+                    let found = self.of.attribute(model, &noisy, &goal.repeat(count), run)?;
+                    let values = widened(found.values);
+                    let terms = match self.form {
+                        Form::MeanAbsolute => values.abs(),
+                        Form::Mean | Form::Variance => values,
+                        Form::MeanSquare => values.square(),
+                    };
+                    Ok(Moments::of(terms, count, estimate))
+                },
+                Moments::merge,
+            )
+        })
     }
 }
 
@@ -366,6 +330,46 @@ mod tests {
         for value in map.to_vec().unwrap() {
             assert!((value - 1e-8).abs() < 1e-10, "{value:e}");
         }
+    }
+
+    /// The standard errors are those of the definition, and predict the spread over seeds.
+    #[test]
+    fn standard_errors_predict_the_spread_over_seeds() {
+        let net = Net::smooth(&Device::flex());
+        for form in FORMS {
+            let smooth = SmoothGrad::new().samples(24).noise(0.3).form(form);
+            let maps: Vec<_> = (0..40)
+                .map(|seed| smooth.seed(seed).explain(&net, image(1, 3), 0).unwrap())
+                .collect();
+            let seeds = Tensor::cat(maps.iter().map(|m| m.values.clone()).collect(), 0);
+            let spread = Moments::of(seeds, 40, Estimate::Mean).variance().sum();
+            let errors: Tensor<1> = maps
+                .iter()
+                .map(|m| m.evidence.standard_error.clone().unwrap().square().sum())
+                .reduce(|a, b| a + b)
+                .unwrap();
+            let ratio = (spread / errors.div_scalar(40.0)).into_scalar::<f32>();
+            // Over seeds and values the ratio of the two variances is near one.
+            assert!((0.7..1.5).contains(&ratio), "{form:?}: {ratio}");
+            assert_eq!(maps[0].evidence.samples, Some(24));
+        }
+    }
+
+    #[test]
+    fn a_tolerance_ends_sampling_early_whatever_the_batches_are() {
+        let net = Net::smooth(&Device::flex());
+        let smooth = SmoothGrad::new().samples(400).tolerance(0.05);
+        let explain = |rows| {
+            let run = Run::new().batch_size(BatchSize::Rows(rows));
+            let map = smooth.explain_with(&net, image(2, 3), &Target::Class(1), &run);
+            map.unwrap().evidence
+        };
+        let evidence = explain(1000);
+        assert_eq!(evidence.converged, Some(true));
+        assert!(evidence.samples.unwrap() < 400);
+        assert_eq!(explain(3).samples, evidence.samples);
+        let short = smooth.samples(10).explain(&net, image(2, 3), 1).unwrap();
+        assert_eq!(short.evidence.converged, Some(false));
     }
 
     #[test]

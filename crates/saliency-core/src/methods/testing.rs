@@ -39,6 +39,9 @@ impl Net {
         net.branch.weight = seeded(net.branch.weight.dims(), 2, 0.3, device);
         net.head.weight = seeded(net.head.weight.dims(), 3, 1.0, device);
         if bias {
+            net.stem.bias = Some(seeded([6], 7, 0.2, device));
+            net.branch.bias = Some(seeded([6], 8, 0.2, device));
+            net.head.bias = Some(seeded([4], 9, 0.2, device));
             net.norm.gamma = seeded([6], 4, 1.0, device);
             net.norm.running_mean =
                 RunningState::new(Tensor::from_data(normal([6], 5, 0.5), device));

@@ -1,0 +1,132 @@
+//! Activations in memory: `[rows, height, width, channels]` with a border of zeros, so that a
+//! window never has to ask whether it lies inside.
+
+use super::kernel::LANES;
+
+/// The size of one row of a buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Geometry {
+    pub height: usize,
+    pub width: usize,
+    pub channels: usize,
+    /// Positions of zeros around it.
+    pub halo: usize,
+}
+
+impl Geometry {
+    /// Floats from one line of positions to the next.
+    pub fn pitch(&self) -> usize {
+        (self.width + 2 * self.halo) * self.channels
+    }
+
+    /// Floats of one row of the batch.
+    pub fn len(&self) -> usize {
+        (self.height + 2 * self.halo) * self.pitch()
+    }
+
+    /// Where a position starts; it may lie in the border.
+    pub fn at(&self, row: usize, y: isize, x: isize) -> usize {
+        let halo = self.halo as isize;
+        let (y, x) = ((y + halo) as usize, (x + halo) as usize);
+        row * self.len() + y * self.pitch() + x * self.channels
+    }
+
+    pub fn positions(&self) -> usize {
+        self.height * self.width
+    }
+}
+
+/// Values of a whole batch.
+#[derive(Clone, Debug)]
+pub(super) struct Buffer {
+    pub geometry: Geometry,
+    pub rows: usize,
+    pub data: Vec<f32>,
+}
+
+impl Buffer {
+    pub fn zeros(geometry: Geometry, rows: usize) -> Self {
+        Buffer {
+            geometry,
+            rows,
+            data: vec![0.0; geometry.len() * rows],
+        }
+    }
+
+    /// From `[rows, channels, height, width]`.
+    pub fn from_planes(geometry: Geometry, rows: usize, planes: &[f32]) -> Self {
+        let mut buffer = Buffer::zeros(geometry, rows);
+        let positions = geometry.positions();
+        for row in 0..rows {
+            for c in 0..geometry.channels {
+                let plane = &planes[(row * geometry.channels + c) * positions..][..positions];
+                for y in 0..geometry.height {
+                    let line = geometry.at(row, y as isize, 0);
+                    let from = &plane[y * geometry.width..][..geometry.width];
+                    for (x, value) in from.iter().enumerate() {
+                        buffer.data[line + x * geometry.channels + c] = *value;
+                    }
+                }
+            }
+        }
+        buffer
+    }
+
+    /// As `[rows, channels, height, width]`.
+    pub fn to_planes(&self) -> Vec<f32> {
+        let geometry = &self.geometry;
+        let positions = geometry.positions();
+        let mut planes = vec![0.0; self.rows * geometry.channels * positions];
+        for row in 0..self.rows {
+            for y in 0..geometry.height {
+                let line = geometry.at(row, y as isize, 0);
+                for x in 0..geometry.width {
+                    let at = line + x * geometry.channels;
+                    for c in 0..geometry.channels {
+                        planes
+                            [(row * geometry.channels + c) * positions + y * geometry.width + x] =
+                            self.data[at + c];
+                    }
+                }
+            }
+        }
+        planes
+    }
+
+    /// The channels of one position.
+    pub fn pixel(&self, row: usize, y: usize, x: usize) -> &[f32] {
+        let at = self.geometry.at(row, y as isize, x as isize);
+        &self.data[at..at + self.geometry.channels]
+    }
+
+    pub fn pixel_mut(&mut self, row: usize, y: usize, x: usize) -> &mut [f32] {
+        let at = self.geometry.at(row, y as isize, x as isize);
+        &mut self.data[at..at + self.geometry.channels]
+    }
+}
+
+/// Which values a ReLU let through: bits, in words of [`LANES`] channels, without a border.
+#[derive(Clone, Debug)]
+pub(super) struct Bits {
+    pub words: usize,
+    pub width: usize,
+    pub positions: usize,
+    pub data: Vec<u16>,
+}
+
+impl Bits {
+    pub fn zeros(geometry: Geometry, rows: usize) -> Self {
+        let words = geometry.channels.div_ceil(LANES);
+        Bits {
+            words,
+            width: geometry.width,
+            positions: geometry.positions(),
+            data: vec![0; words * geometry.positions() * rows],
+        }
+    }
+
+    /// Where the words of a position start.
+    pub fn at(&self, row: usize, y: usize, x: usize) -> usize {
+        (row * self.positions + y * self.width + x) * self.words
+    }
+}

@@ -1,0 +1,604 @@
+//! Running a plan forward and back.
+
+use rayon::prelude::*;
+
+use super::{
+    Plan,
+    back::{Back, columns},
+    buffer::{Bits, Buffer, Geometry},
+    compile::{Conv, Place, Step},
+    kernel::{Finish, Isa, LANES, Rectify, WIDEST},
+    sweep::{Epilogue, Reads, Relu, Writes, sweep},
+};
+
+/// What a forward pass keeps for the backward pass.
+#[derive(Debug)]
+pub(crate) struct Tape {
+    rows: usize,
+    /// By buffer: which values a ReLU let through.
+    bits: Vec<Option<Bits>>,
+    /// By step: which element of its window each maximum was.
+    maxima: Vec<Option<Vec<u8>>>,
+}
+
+/// What a ReLU passes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ReluRule {
+    /// The gradient, where the ReLU let the value through.
+    Derivative,
+    /// Of that only what is positive.
+    Guided,
+}
+
+impl Plan {
+    /// Outputs `[rows, outputs]` for inputs `[rows, channels, height, width]`.
+    pub fn forward(&self, input: &[f32], rows: usize) -> Vec<f32> {
+        self.pass(input, rows, false).0
+    }
+
+    /// The same, with what the backward pass needs.
+    pub fn forward_taped(&self, input: &[f32], rows: usize) -> (Vec<f32>, Tape) {
+        self.pass(input, rows, true)
+    }
+
+    fn pass(&self, input: &[f32], rows: usize, keep: bool) -> (Vec<f32>, Tape) {
+        let mut tape = Tape {
+            rows,
+            bits: vec![None; self.buffers.len()],
+            maxima: vec![None; self.steps.len()],
+        };
+        let mut buffers: Vec<Option<Buffer>> = vec![None; self.buffers.len()];
+        buffers[self.input] = Some(Buffer::from_planes(self.buffers[self.input], rows, input));
+        for (index, step) in self.steps.iter().enumerate() {
+            let target = step.writes();
+            let mut to = match buffers[target].take() {
+                Some(buffer) => buffer,
+                None => self.take(
+                    self.buffers[target],
+                    rows,
+                    matches!(step, Step::Copy { .. }),
+                ),
+            };
+            let mut bits = match self.rectified[target] {
+                true => Some(
+                    tape.bits[target]
+                        .take()
+                        .unwrap_or_else(|| Bits::zeros(self.buffers[target], rows)),
+                ),
+                false => None,
+            };
+            let from = |index: usize| buffers[index].as_ref().expect("it was computed before");
+            match step {
+                Step::Conv(conv) => sweep(
+                    from(conv.from),
+                    Reads {
+                        origin: conv.padding.map(|p| -(p as isize)),
+                        step: conv.stride,
+                        window: conv.kernel,
+                    },
+                    &conv.weights,
+                    &mut to,
+                    Writes {
+                        origin: [0, 0],
+                        step: [1, 1],
+                        grid: conv.grid,
+                        channel: conv.to.channel,
+                    },
+                    Epilogue {
+                        bias: conv.bias.as_deref(),
+                        residual: conv.residual.map(from),
+                        accumulate: false,
+                        relu: bits.as_mut().map_or(Relu::No, Relu::Forward),
+                    },
+                ),
+                Step::MaxPool {
+                    from: source,
+                    kernel,
+                    stride,
+                    padding,
+                    ..
+                } => {
+                    let maxima = max_pool(from(*source), &mut to, *kernel, *stride, *padding);
+                    tape.maxima[index] = keep.then_some(maxima);
+                }
+                Step::Mean { from: source, .. } => mean(from(*source), &mut to),
+                Step::Add { from: sources, .. } => {
+                    let relu = bits.as_mut().map_or(Relu::No, Relu::Forward);
+                    let (a, b) = (from(sources[0]), from(sources[1]));
+                    combine(self.isa, a, Some(b), false, relu, &mut to);
+                }
+                Step::Relu { from: source, .. } => {
+                    let relu = bits.as_mut().map_or(Relu::No, Relu::Forward);
+                    combine(self.isa, from(*source), None, false, relu, &mut to);
+                }
+                Step::Copy {
+                    from: source,
+                    to: place,
+                    step,
+                } => {
+                    let source_buffer = from(source.buffer);
+                    each_pixel(&to.geometry.clone(), rows, |row, y, x| {
+                        let values = source_buffer.pixel(row, y * step[0], x * step[1]);
+                        let values = &values[source.channel..][..source.channels];
+                        to.pixel_mut(row, y, x)[place.channel..][..place.channels]
+                            .copy_from_slice(values);
+                    });
+                }
+            }
+            if keep {
+                tape.bits[target] = bits;
+            }
+            buffers[target] = Some(to);
+            for read in step.reads() {
+                if self.last_reader[read] == index {
+                    self.give(buffers[read].take());
+                }
+            }
+        }
+        let output = buffers[self.output].take().expect("the last step made it");
+        let outputs = output.to_planes();
+        self.give(Some(output));
+        (outputs, tape)
+    }
+
+    /// d score / d input, `[rows, channels, height, width]`, from d score / d outputs
+    /// `[rows, outputs]`.
+    pub fn backward(&self, tape: &Tape, seed: &[f32], rule: ReluRule) -> Vec<f32> {
+        let rows = tape.rows;
+        let mut gradients: Vec<Option<Buffer>> = vec![None; self.buffers.len()];
+        gradients[self.output] = Some(Buffer::from_planes(self.gradients[self.output], rows, seed));
+        for (index, step) in self.steps.iter().enumerate().rev() {
+            let Some(arrived) = gradients[step.writes()].take() else {
+                continue;
+            };
+            // The last to add to a gradient applies the ReLU that made the values.
+            let relu = |buffer: usize| match &tape.bits[buffer] {
+                Some(bits) if self.first_reader[buffer] == index => match rule {
+                    ReluRule::Derivative => Relu::Backward(bits),
+                    ReluRule::Guided => Relu::Guided(bits),
+                },
+                _ => Relu::No,
+            };
+            match step {
+                Step::Conv(conv) => {
+                    let part = self.part(&arrived, conv.to);
+                    let gradient = part.as_ref().unwrap_or(&arrived);
+                    self.conv_back(conv, gradient, &mut gradients[conv.from], relu(conv.from));
+                    self.give(part);
+                    if let Some(residual) = conv.residual {
+                        let to = &mut gradients[residual];
+                        self.hand_on(arrived, to, relu(residual));
+                        continue;
+                    }
+                    if conv.to.channels != arrived.geometry.channels && !self.is_first(index) {
+                        // Other parts of a concatenation still need it.
+                        gradients[conv.to.buffer] = Some(arrived);
+                        continue;
+                    }
+                    self.give(Some(arrived));
+                }
+                Step::MaxPool {
+                    from,
+                    kernel,
+                    stride,
+                    padding,
+                    ..
+                } => {
+                    let mut to = self.accumulator(&mut gradients[*from], *from, rows);
+                    let maxima = tape.maxima[index]
+                        .as_ref()
+                        .expect("kept by the forward pass");
+                    max_pool_back(&arrived, maxima, &mut to, *kernel, *stride, *padding);
+                    rectify(self.isa, &mut to, relu(*from));
+                    gradients[*from] = Some(to);
+                    self.give(Some(arrived));
+                }
+                Step::Mean { from, .. } => {
+                    let mut to = self.accumulator(&mut gradients[*from], *from, rows);
+                    let scale = 1.0 / to.geometry.positions() as f32;
+                    each_pixel(&to.geometry.clone(), rows, |row, y, x| {
+                        let values = arrived.pixel(row, 0, 0);
+                        for (to, value) in to.pixel_mut(row, y, x).iter_mut().zip(values) {
+                            *to += value * scale;
+                        }
+                    });
+                    rectify(self.isa, &mut to, relu(*from));
+                    gradients[*from] = Some(to);
+                    self.give(Some(arrived));
+                }
+                Step::Add { from, .. } => {
+                    let copy = arrived.clone();
+                    self.hand_on(copy, &mut gradients[from[0]], relu(from[0]));
+                    self.hand_on(arrived, &mut gradients[from[1]], relu(from[1]));
+                }
+                Step::Relu { from, .. } => {
+                    self.hand_on(arrived, &mut gradients[*from], relu(*from));
+                }
+                Step::Copy { from, to, step } => {
+                    let mut target =
+                        self.accumulator(&mut gradients[from.buffer], from.buffer, rows);
+                    each_pixel(&arrived.geometry.clone(), rows, |row, y, x| {
+                        let values = &arrived.pixel(row, y, x)[to.channel..][..to.channels];
+                        let place = target.pixel_mut(row, y * step[0], x * step[1]);
+                        for (to, value) in place[from.channel..].iter_mut().zip(values) {
+                            *to += value;
+                        }
+                    });
+                    rectify(self.isa, &mut target, relu(from.buffer));
+                    gradients[from.buffer] = Some(target);
+                    self.give(Some(arrived));
+                }
+            }
+        }
+        match gradients[self.input].take() {
+            Some(gradient) => {
+                let planes = gradient.to_planes();
+                self.give(Some(gradient));
+                planes
+            }
+            None => {
+                vec![
+                    0.0;
+                    self.buffers[self.input].positions() * self.buffers[self.input].channels * rows
+                ]
+            }
+        }
+    }
+
+    /// Whether no earlier step writes to the same buffer.
+    fn is_first(&self, index: usize) -> bool {
+        let buffer = self.steps[index].writes();
+        !self.steps[..index]
+            .iter()
+            .any(|step| step.writes() == buffer)
+    }
+
+    fn conv_back(&self, conv: &Conv, gradient: &Buffer, to: &mut Option<Buffer>, relu: Relu) {
+        let rows = gradient.rows;
+        match &conv.back {
+            Back::Columns(weights) => {
+                let mut own = self.take(self.gradients[conv.from], rows, false);
+                columns(
+                    gradient,
+                    weights,
+                    &mut own,
+                    conv.kernel,
+                    conv.stride,
+                    conv.padding,
+                );
+                match to {
+                    Some(to) => combine(self.isa, &own, None, true, relu, to),
+                    None => {
+                        rectify(self.isa, &mut own, relu);
+                        *to = Some(own);
+                    }
+                }
+            }
+            Back::Sweeps(sweeps) => {
+                let accumulate = to.is_some();
+                let all = sweeps
+                    .iter()
+                    .map(|s| s.writes.grid[0] * s.writes.grid[1])
+                    .sum::<usize>()
+                    == self.buffers[conv.from].positions();
+                let mut target = match to.take() {
+                    Some(buffer) => buffer,
+                    None => self.take(self.gradients[conv.from], rows, !all),
+                };
+                for back in sweeps {
+                    sweep(
+                        gradient,
+                        back.reads,
+                        &back.weights,
+                        &mut target,
+                        back.writes,
+                        Epilogue {
+                            bias: None,
+                            residual: None,
+                            accumulate,
+                            relu: match (&relu, all) {
+                                (Relu::Backward(bits), true) => Relu::Backward(bits),
+                                (Relu::Guided(bits), true) => Relu::Guided(bits),
+                                _ => Relu::No,
+                            },
+                        },
+                    );
+                }
+                if !all {
+                    rectify(self.isa, &mut target, relu);
+                }
+                *to = Some(target);
+            }
+        }
+    }
+
+    /// The channels of one part of a concatenation as a buffer of its own.
+    fn part(&self, whole: &Buffer, place: Place) -> Option<Buffer> {
+        if place.channels == whole.geometry.channels {
+            return None;
+        }
+        let geometry = Geometry {
+            channels: place.channels,
+            ..whole.geometry
+        };
+        let mut part = self.take(geometry, whole.rows, false);
+        each_pixel(&geometry, whole.rows, |row, y, x| {
+            let values = &whole.pixel(row, y, x)[place.channel..][..place.channels];
+            part.pixel_mut(row, y, x).copy_from_slice(values);
+        });
+        Some(part)
+    }
+
+    /// Gives a gradient to another buffer: as it is where that has none yet.
+    fn hand_on(&self, gradient: Buffer, to: &mut Option<Buffer>, relu: Relu) {
+        match to {
+            Some(to) => {
+                combine(self.isa, &gradient, None, true, relu, to);
+                self.give(Some(gradient));
+            }
+            None => {
+                let mut gradient = gradient;
+                rectify(self.isa, &mut gradient, relu);
+                *to = Some(gradient);
+            }
+        }
+    }
+
+    /// What a gradient is so far, zeros at first.
+    fn accumulator(&self, so_far: &mut Option<Buffer>, buffer: usize, rows: usize) -> Buffer {
+        so_far
+            .take()
+            .unwrap_or_else(|| self.take(self.gradients[buffer], rows, true))
+    }
+
+    /// Memory of an earlier pass, with a border of zeros; all zeros where `clear`.
+    fn take(&self, geometry: Geometry, rows: usize, clear: bool) -> Buffer {
+        let len = geometry.len() * rows;
+        let found = {
+            let mut pool = self.pool.lock().unwrap_or_else(|e| e.into_inner());
+            let index = pool.iter().position(|data| data.len() == len);
+            index.map(|index| pool.swap_remove(index))
+        };
+        let Some(data) = found else {
+            return Buffer::zeros(geometry, rows);
+        };
+        let mut buffer = Buffer {
+            geometry,
+            rows,
+            data,
+        };
+        match clear {
+            true => buffer.data.fill(0.0),
+            false => clear_border(&mut buffer),
+        }
+        buffer
+    }
+
+    fn give(&self, buffer: Option<Buffer>) {
+        if let Some(buffer) = buffer {
+            let mut pool = self.pool.lock().unwrap_or_else(|e| e.into_inner());
+            pool.push(buffer.data);
+        }
+    }
+
+    /// Gives back all memory that is kept for the next pass.
+    pub fn shrink(&self) {
+        self.pool.lock().unwrap_or_else(|e| e.into_inner()).clear();
+    }
+}
+
+fn clear_border(buffer: &mut Buffer) {
+    let geometry = buffer.geometry;
+    if geometry.halo == 0 {
+        return;
+    }
+    let (pitch, side) = (geometry.pitch(), geometry.halo * geometry.channels);
+    for row in buffer.data.chunks_mut(geometry.len()) {
+        let lines = row.len() / pitch;
+        for (y, line) in row.chunks_mut(pitch).enumerate() {
+            if y < geometry.halo || y >= lines - geometry.halo {
+                line.fill(0.0);
+            } else {
+                line[..side].fill(0.0);
+                line[pitch - side..].fill(0.0);
+            }
+        }
+    }
+}
+
+fn each_pixel(geometry: &Geometry, rows: usize, mut work: impl FnMut(usize, usize, usize)) {
+    for row in 0..rows {
+        for y in 0..geometry.height {
+            for x in 0..geometry.width {
+                work(row, y, x);
+            }
+        }
+    }
+}
+
+/// to = relu(a + b), or to += relu-masked a.
+fn combine(
+    isa: Isa,
+    a: &Buffer,
+    b: Option<&Buffer>,
+    accumulate: bool,
+    mut relu: Relu,
+    to: &mut Buffer,
+) {
+    let geometry = to.geometry;
+    each_pixel(&geometry, a.rows, |row, y, x| {
+        for channel in (0..geometry.channels).step_by(WIDEST) {
+            let some = WIDEST.min(geometry.channels - channel);
+            let words = channel / LANES..(channel + some).div_ceil(LANES);
+            isa.finish(Finish {
+                sums: &a.pixel(row, y, x)[channel..channel + some],
+                bias: None,
+                residual: b.map(|b| &b.pixel(row, y, x)[channel..channel + some]),
+                accumulate,
+                rectify: words_of(&mut relu, row, y, x, words),
+                out: &mut to.pixel_mut(row, y, x)[channel..channel + some],
+            });
+        }
+    });
+}
+
+fn words_of<'b>(
+    relu: &'b mut Relu<'_>,
+    row: usize,
+    y: usize,
+    x: usize,
+    words: std::ops::Range<usize>,
+) -> Rectify<'b> {
+    let range = |bits: &Bits| {
+        let at = bits.at(row, y, x);
+        at + words.start..at + words.end
+    };
+    match relu {
+        Relu::No => Rectify::No,
+        Relu::Forward(bits) => {
+            let range = range(bits);
+            Rectify::Forward(&mut bits.data[range])
+        }
+        Relu::Backward(bits) => Rectify::Backward(&bits.data[range(bits)]),
+        Relu::Guided(bits) => Rectify::Guided(&bits.data[range(bits)]),
+    }
+}
+
+/// Applies a ReLU's rule in place.
+fn rectify(isa: Isa, buffer: &mut Buffer, mut relu: Relu) {
+    if matches!(relu, Relu::No) {
+        return;
+    }
+    let geometry = buffer.geometry;
+    let mut values = [0.0; WIDEST];
+    each_pixel(&geometry, buffer.rows, |row, y, x| {
+        for channel in (0..geometry.channels).step_by(WIDEST) {
+            let some = WIDEST.min(geometry.channels - channel);
+            let words = channel / LANES..(channel + some).div_ceil(LANES);
+            let out = &mut buffer.pixel_mut(row, y, x)[channel..channel + some];
+            values[..some].copy_from_slice(out);
+            isa.finish(Finish {
+                sums: &values[..some],
+                bias: None,
+                residual: None,
+                accumulate: false,
+                rectify: words_of(&mut relu, row, y, x, words),
+                out,
+            });
+        }
+    });
+}
+
+fn max_pool(
+    from: &Buffer,
+    to: &mut Buffer,
+    kernel: [usize; 2],
+    stride: [usize; 2],
+    padding: [usize; 2],
+) -> Vec<u8> {
+    let geometry = to.geometry;
+    let channels = geometry.channels;
+    let line = geometry.width * channels;
+    let mut maxima = vec![0u8; geometry.height * line * from.rows];
+    let (pitch, len) = (geometry.pitch(), geometry.len());
+    let (halo, side) = (geometry.halo, geometry.halo * channels);
+    let whole = geometry.height * line;
+    to.data
+        .par_chunks_mut(len)
+        .zip(maxima.par_chunks_mut(whole))
+        .enumerate()
+        .for_each(|(row, (data, maxima))| {
+            data[halo * pitch..]
+                .par_chunks_mut(pitch)
+                .zip(maxima.par_chunks_mut(line))
+                .enumerate()
+                .for_each(|(y, (out, maxima))| {
+                    for x in 0..geometry.width {
+                        let out = &mut out[side + x * channels..][..channels];
+                        let maxima = &mut maxima[x * channels..][..channels];
+                        pool_one(from, [row, y, x], kernel, stride, padding, out, maxima);
+                    }
+                });
+        });
+    maxima
+}
+
+fn pool_one(
+    from: &Buffer,
+    [row, y, x]: [usize; 3],
+    kernel: [usize; 2],
+    stride: [usize; 2],
+    padding: [usize; 2],
+    out: &mut [f32],
+    maxima: &mut [u8],
+) {
+    let source = from.geometry;
+    out.fill(f32::NEG_INFINITY);
+    for ky in 0..kernel[0] {
+        for kx in 0..kernel[1] {
+            let (sy, sx) = (y * stride[0] + ky, x * stride[1] + kx);
+            let inside = sy >= padding[0]
+                && sx >= padding[1]
+                && sy - padding[0] < source.height
+                && sx - padding[1] < source.width;
+            if !inside {
+                continue;
+            }
+            let values = from.pixel(row, sy - padding[0], sx - padding[1]);
+            let place = (ky * kernel[1] + kx) as u8;
+            for ((out, maximum), &value) in out.iter_mut().zip(&mut *maxima).zip(values) {
+                let larger = value > *out;
+                *out = if larger { value } else { *out };
+                *maximum = if larger { place } else { *maximum };
+            }
+        }
+    }
+}
+
+fn max_pool_back(
+    gradient: &Buffer,
+    maxima: &[u8],
+    to: &mut Buffer,
+    kernel: [usize; 2],
+    stride: [usize; 2],
+    padding: [usize; 2],
+) {
+    let geometry = gradient.geometry;
+    let target = to.geometry;
+    let len = target.len();
+    to.data
+        .par_chunks_mut(len)
+        .enumerate()
+        .for_each(|(row, data)| {
+            for y in 0..geometry.height {
+                for x in 0..geometry.width {
+                    let values = gradient.pixel(row, y, x);
+                    let at = ((row * geometry.height + y) * geometry.width + x) * geometry.channels;
+                    for (c, (&place, value)) in maxima[at..].iter().zip(values).enumerate() {
+                        let place = usize::from(place);
+                        let sy = (y * stride[0] + place / kernel[1]) as isize - padding[0] as isize;
+                        let sx = (x * stride[1] + place % kernel[1]) as isize - padding[1] as isize;
+                        data[target.at(0, sy, sx) + c] += value;
+                    }
+                }
+            }
+        });
+}
+
+fn mean(from: &Buffer, to: &mut Buffer) {
+    let geometry = from.geometry;
+    let scale = 1.0 / geometry.positions() as f32;
+    for row in 0..from.rows {
+        let mut sums = vec![0.0f64; geometry.channels];
+        for y in 0..geometry.height {
+            for x in 0..geometry.width {
+                for (sum, &value) in sums.iter_mut().zip(from.pixel(row, y, x)) {
+                    *sum += f64::from(value);
+                }
+            }
+        }
+        for (to, sum) in to.pixel_mut(row, 0, 0).iter_mut().zip(sums) {
+            *to = sum as f32 * scale;
+        }
+    }
+}
