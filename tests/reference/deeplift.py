@@ -10,8 +10,10 @@ module for every activation. Everything is computed in f64; the weights of the g
 networks are those of golden.py, those of the two small ones are stored beside the values.
 
 Two things keep Captum's values from adding up (it prints so here), and are stepped round:
-- Where a max pool takes the very tensor that an activation made, the hooks on it fire in an
-  order that gives the activation the plain gradient of the pool. `+ 0` makes it another tensor.
+- Its hooks are on tensors. Where a max pool takes the very tensor that an activation made, they
+  fire in an order that gives the activation the plain gradient of the pool; where the input
+  of an activation is used elsewhere too (an LSTM's cell), what comes from there is lost. `+ 0`
+  makes it another tensor.
 - It spreads max pooling with `max_unpool2d`, which keeps one of the shares where a position
   wins several overlapping windows. ResNet's first pool is such a one, and is given an unpooling
   that adds the shares. The network `pooled` has windows that do not overlap.
@@ -107,7 +109,7 @@ class UnrolledLstm(nn.Module):
                 gates = gates + h @ lstm.weight_hh_l0.T
             i, f, g, o = gates.chunk(4, dim=1)
             c = sig_i(i) * tanh_g(g) + (sig_f(f) * c if step > 0 else 0.0)
-            h = sig_o(o) * tanh_c(c)
+            h = sig_o(o) * tanh_c(c + 0)
         return self.fc(h)
 
 

@@ -1,18 +1,17 @@
 use burn::tensor::Tensor;
-use rand::{RngExt, SeedableRng};
-use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    attribution::{Evidence, Outcome},
-    baseline::Baseline,
+    attribution::Outcome,
+    baseline::{Baseline, one_or_many},
     error::Error,
     graph::inside,
     method::Method,
-    methods::deep_lift::{DeepLift, LiftRules, row_sums},
+    methods::deep_lift::{DeepLift, LiftRules},
     model::Model,
     recipe::{Recipe, Registered},
     run::{Run, Stage, join},
+    sampling::{Budget, Estimate, Moments, copies, row_sums, sweep, uniform},
     target::Goal,
 };
 
@@ -26,8 +25,9 @@ use crate::{
 /// Give rows of the training set as `baselines` ([`Baseline::Values`]). The default is a
 /// stand-in: ten inputs with values drawn evenly from the row's own range. Each baseline is
 /// taken once, as Captum does, or `samples` of them are drawn with replacement, for all rows
-/// alike, from the seed and the sample's number alone. `evidence.standard_error` takes the
-/// baselines for a sample of what they come from.
+/// alike, from the seed and the sample's number alone, until ||standard error|| / ||map|| of
+/// every row is at most the `tolerance`, where there is one. `evidence.standard_error` takes
+/// the baselines for a sample of what they come from.
 ///
 /// ```
 /// use burn::{nn::LinearConfig, tensor::{Device, Tensor}};
@@ -48,11 +48,15 @@ use crate::{
 #[serde(default, deny_unknown_fields)]
 pub struct DeepLiftShap {
     /// What the input is compared with.
+    #[serde(deserialize_with = "one_or_many")]
     pub baselines: Vec<Baseline>,
     /// How many of the baselines are drawn; each once where absent.
     pub samples: Option<usize>,
     /// Seed of the draws.
     pub seed: u64,
+    /// Stop before all samples are drawn when the relative standard error of every row is at
+    /// most this.
+    pub tolerance: Option<f64>,
     /// Whether to multiply with x - b; else the values are the mean multipliers.
     pub times_input: bool,
     /// Differences up to this count as none, and the derivative takes their place.
@@ -73,6 +77,7 @@ impl Default for DeepLiftShap {
             baselines: (0..10).map(|seed| Baseline::Uniform { seed }).collect(),
             samples: None,
             seed: 0,
+            tolerance: None,
             times_input,
             epsilon,
             rules,
@@ -110,6 +115,12 @@ impl DeepLiftShap {
         self
     }
 
+    /// Stop when the relative standard error of every row is at most this.
+    pub fn tolerance(mut self, tolerance: f64) -> Self {
+        self.tolerance = Some(tolerance);
+        self
+    }
+
     /// Whether to multiply with x - b.
     pub fn times_input(mut self, times_input: bool) -> Self {
         self.times_input = times_input;
@@ -129,10 +140,13 @@ impl DeepLiftShap {
     }
 
     fn check(&self) -> Result<(), Error> {
-        if self.samples == Some(0) {
-            return Err(Error::option("samples", 0, "at least one is needed"));
+        if let (Some(tolerance), None) = (self.tolerance, self.samples) {
+            let requirement =
+                "it needs a number of samples at most, since each baseline is taken once otherwise";
+            return Err(Error::option("tolerance", tolerance, requirement));
         }
-        self.lift().check()
+        self.lift().check()?;
+        self.budget().validate()
     }
 
     fn lift(&self) -> DeepLift {
@@ -144,19 +158,20 @@ impl DeepLiftShap {
         }
     }
 
-    /// The baselines, one for each sample.
-    fn drawn(&self) -> Vec<&Baseline> {
-        let draw = |sample| {
-            let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
-            rng.set_stream(u64::MAX - sample as u64);
-            let place: f64 = rng.random();
-            let index = (place * self.baselines.len() as f64) as usize;
-            &self.baselines[index.min(self.baselines.len() - 1)]
-        };
-        match self.samples {
-            Some(samples) => (0..samples).map(draw).collect(),
-            None => self.baselines.iter().collect(),
+    fn budget(&self) -> Budget {
+        Budget {
+            samples: self.samples.unwrap_or(self.baselines.len()),
+            tolerance: self.tolerance,
         }
+    }
+
+    /// The baseline of a sample.
+    fn draw(&self, sample: usize) -> &Baseline {
+        let index = match self.samples {
+            Some(_) => (uniform(self.seed, sample, 1)[0] * self.baselines.len() as f64) as usize,
+            None => sample,
+        };
+        &self.baselines[index.min(self.baselines.len() - 1)]
     }
 }
 
@@ -180,91 +195,42 @@ impl<const D: usize> Method<D> for DeepLiftShap {
     ) -> Result<Outcome<D>, Error> {
         self.check()?;
         let graph = inside(model, "deeplift-shap")?;
-        let (lift, drawn) = (self.lift(), self.drawn());
-        // A batch holds the activations of its rows twice: at the input and at the baseline.
-        let (total, most) = (input.dims()[0], run.rows(input).div_ceil(2));
-        let quiet = run.without_progress();
-        let (mut parts, mut errors, mut deltas) = (Vec::new(), Vec::new(), Vec::new());
-        quiet.batches(Stage::Sampling, total, most, |range| {
-            let block = input.clone().narrow(0, range.start, range.len());
-            let goal = goal.slice(range.start, range.end);
-            let mut moments: Option<Moments<D>> = None;
-            let mut differences = vec![0.0; range.len()];
-            quiet.batches(Stage::Sampling, drawn.len(), most / range.len(), |part| {
-                let starts = drawn[part.clone()]
-                    .iter()
-                    .map(|baseline| baseline.of(&block))
-                    .collect::<Result<Vec<_>, _>>()?;
-                let copies = vec![block.clone(); part.len()];
-                let pair = (join(copies), join(starts));
-                let (values, found) = lift.lift(graph, pair, &goal.repeat(part.len()), &quiet)?;
-                for (sample, difference) in found.iter().enumerate() {
-                    differences[sample % range.len()] += difference / drawn.len() as f64;
-                }
-                let found = Moments::of(values, part.len());
-                moments = Some(match moments.take() {
-                    Some(before) => before.merge(found),
-                    None => found,
-                });
-                let done = range.start * drawn.len() + range.len() * part.end;
-                run.report(Stage::Sampling, done, total * drawn.len())
-            })?;
-            let moments = moments.expect("there is a baseline");
-            let sums = row_sums(&moments.mean)?;
-            deltas.extend(sums.iter().zip(differences).map(|(s, d)| s - d));
-            errors.extend(moments.standard_error());
-            parts.push(moments.mean);
-            Ok(())
+        let (lift, budget) = (self.lift(), self.budget());
+        let mut differences = vec![0.0; goal.rows()];
+        let mut outcome = budget.sample(|samples| {
+            let blocks = sweep(
+                run,
+                Stage::Sampling,
+                (input, goal),
+                (samples, budget.samples),
+                |block, goal, samples, run| {
+                    let starts = samples
+                        .map(|sample| self.draw(sample).of(block))
+                        .collect::<Result<Vec<_>, _>>()?;
+                    let count = starts.len();
+                    let pair = (copies(block, count), join(starts));
+                    let (values, found) = lift.lift(graph, pair, &goal.repeat(count), run)?;
+                    let mut sums = vec![0.0; goal.rows()];
+                    for (index, difference) in found.iter().enumerate() {
+                        sums[index % goal.rows()] += difference;
+                    }
+                    Ok((Moments::of(values, count, Estimate::Mean), sums))
+                },
+                |(a, x), (b, y)| (a.merge(b), x.iter().zip(y).map(|(x, y)| x + y).collect()),
+            )?;
+            let (moments, sums): (Vec<_>, Vec<_>) = blocks.into_iter().unzip();
+            for (total, found) in differences.iter_mut().zip(sums.concat()) {
+                *total += found;
+            }
+            Ok(moments)
         })?;
-        Ok(Outcome {
-            values: join(parts),
-            evidence: Evidence {
-                delta: self.times_input.then_some(deltas),
-                standard_error: (drawn.len() > 1).then(|| join(errors)),
-                samples: Some(drawn.len()),
-                converged: None,
-            },
-        })
-    }
-}
-
-/// Running mean and sum of squared deviations, merged as Chan, Golub and LeVeque (1979) do.
-struct Moments<const D: usize> {
-    count: usize,
-    mean: Tensor<D>,
-    squares: Tensor<D>,
-}
-
-impl<const D: usize> Moments<D> {
-    /// Of `count` samples of each row, sample by sample: `[count * rows, ...]`.
-    fn of(values: Tensor<D>, count: usize) -> Self {
-        let mut shape = values.dims();
-        shape[0] /= count;
-        let flat = values.reshape([count, shape.iter().product()]);
-        let mean = flat.clone().mean_dim(0);
-        let squares = (flat - mean.clone()).square().sum_dim(0);
-        Moments {
-            count,
-            mean: mean.reshape(shape),
-            squares: squares.reshape(shape),
+        if self.times_input {
+            let samples = outcome.evidence.samples.unwrap_or(budget.samples) as f64;
+            let sums = row_sums(&outcome.values)?;
+            let rows = sums.iter().zip(differences);
+            outcome.evidence.delta = Some(rows.map(|(s, d)| s - d / samples).collect());
         }
-    }
-
-    fn merge(self, other: Self) -> Self {
-        let (a, b) = (self.count as f64, other.count as f64);
-        let gap = other.mean - self.mean.clone();
-        let between = gap.clone().square().mul_scalar(a * b / (a + b));
-        Moments {
-            count: self.count + other.count,
-            mean: self.mean + gap.mul_scalar(b / (a + b)),
-            squares: self.squares + other.squares + between,
-        }
-    }
-
-    /// Of the mean; `None` for one sample.
-    fn standard_error(&self) -> Option<Tensor<D>> {
-        let n = self.count as f64;
-        (self.count > 1).then(|| self.squares.clone().div_scalar(n * (n - 1.0)).sqrt())
+        Ok(outcome)
     }
 }
 
@@ -272,7 +238,7 @@ impl<const D: usize> Moments<D> {
 mod tests {
     use super::*;
     use crate::{
-        BatchSize, Graph, Target,
+        BatchSize, Evidence, Graph, Target,
         methods::testing::{Net, assert_close, image},
     };
     use burn::tensor::Device;
@@ -342,6 +308,21 @@ mod tests {
         );
         assert!(error < 0.2 * norm(want));
         assert_eq!(got.evidence.samples, Some(100));
+        assert!(got.evidence.delta.unwrap()[0].abs() < 1e-4);
+    }
+
+    #[test]
+    fn draws_stop_at_the_tolerance() {
+        let shap = DeepLiftShap::new().baselines(set()).samples(400);
+        let map = shap
+            .tolerance(0.2)
+            .explain(&graph(), image(2, 3), 0)
+            .unwrap();
+        assert_eq!(map.evidence.converged, Some(true));
+        assert!(map.evidence.samples.unwrap() < 400);
+        for delta in map.evidence.delta.unwrap() {
+            assert!(delta.abs() < 1e-4, "{delta:e}");
+        }
     }
 
     #[test]
@@ -373,5 +354,7 @@ mod tests {
         assert!(text(new().samples(0)).starts_with("samples = 0"));
         assert!(text(new().baselines([])).starts_with("baselines = []"));
         assert!(text(new().epsilon(-1.0)).starts_with("epsilon = -1"));
+        assert!(text(new().tolerance(0.1)).starts_with("tolerance = 0.1"));
+        assert!(text(new().samples(9).tolerance(0.0)).starts_with("tolerance = 0"));
     }
 }
