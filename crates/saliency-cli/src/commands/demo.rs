@@ -103,7 +103,7 @@ pub fn run(args: &Demo) -> Result<(), Error> {
         }
         scores.push(score(&attribution, &maps, &scenes, seconds)?);
         if let Some(info) = recipe.info() {
-            let item = (name, report::grid(&maps[0])?);
+            let item = (name.clone(), report::grid(&maps[0])?);
             match families
                 .iter_mut()
                 .find(|(family, _)| *family == info.family)

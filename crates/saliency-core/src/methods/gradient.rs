@@ -6,6 +6,7 @@ use crate::{
     error::Error,
     method::{Method, check_mode},
     model::Model,
+    plan::ReluRule,
     recipe::{Recipe, Registered},
     run::{Run, Stage, guarded, join},
     target::Goal,
@@ -112,7 +113,8 @@ pub(crate) fn score_and_gradient<const D: usize>(
         return guarded(&shape, || {
             let (outputs, tape) = plan.record(x)?;
             let scores = goal.scores(outputs.clone())?;
-            let gradient = plan.gradient(&tape, goal.seed(&outputs)?, shape)?;
+            let gradient =
+                plan.gradient(&tape, goal.seed(&outputs)?, shape, ReluRule::Derivative)?;
             Ok((scores, gradient))
         })?;
     }

@@ -7,6 +7,7 @@ use crate::{
     graph::{Graph, Op, Rule, Site, Unary, Value, inside},
     method::Method,
     model::Model,
+    plan::{Plan, ReluRule},
     recipe::{Recipe, Registered},
     run::{Run, Stage, join},
     target::Goal,
@@ -53,6 +54,9 @@ impl<const D: usize> Method<D> for GuidedBackprop {
         run: &Run,
     ) -> Result<Outcome<D>, Error> {
         let graph = inside(model, "guided-backprop")?;
+        if let Some(plan) = graph.plan(input) {
+            return planned(plan, input, goal, run);
+        }
         let rule = |site: &Site, arrived: &Value| match is_relu(&site.node.op) {
             true => Ok(Some(vec![Some(
                 site.output.where_above(0.0, &arrived.relu()),
@@ -61,6 +65,29 @@ impl<const D: usize> Method<D> for GuidedBackprop {
         };
         Ok(passed_back(graph, input, goal, run, &rule)?.into())
     }
+}
+
+fn planned<const D: usize>(
+    plan: &Plan,
+    input: &Tensor<D>,
+    goal: &Goal,
+    run: &Run,
+) -> Result<Outcome<D>, Error> {
+    let mut parts = Vec::new();
+    let total = input.dims()[0];
+    run.batches(Stage::Attributing, total, run.rows(input), |range| {
+        let batch = input.clone().narrow(0, range.start, range.len());
+        let shape = batch.dims();
+        run.count(Evaluations {
+            forward: 0,
+            gradient: range.len(),
+        });
+        let (outputs, tape) = plan.record(batch)?;
+        let seed = goal.slice(range.start, range.end).seed(&outputs)?;
+        parts.push(plan.gradient(&tape, seed, shape, ReluRule::Guided)?);
+        Ok(())
+    })?;
+    Ok(join(parts).into())
 }
 
 /// max(x, 0), however the model spells it.

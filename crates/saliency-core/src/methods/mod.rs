@@ -52,7 +52,6 @@ mod shapley;
 mod smooth_grad;
 mod sobol;
 mod tokens;
-mod transformer;
 mod xgrad_cam;
 mod xrai;
 
@@ -111,3 +110,5 @@ pub use xrai::{Ranking, Regions, Xrai};
 
 #[cfg(test)]
 pub(crate) mod testing;
+#[cfg(test)]
+mod transformer;

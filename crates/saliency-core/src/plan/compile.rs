@@ -543,14 +543,23 @@ impl Compiler<'_> {
                 Some(_) => return None,
             }
         }
+        let alone = places.iter().filter(|(_, place)| {
+            let whole = &buffers[place.buffer];
+            let computed = place.buffer != places[&graph.input()].buffer;
+            let alone = place.channel == 0 && place.channels == whole.channels;
+            computed && alone && whole.positions() > 1
+        });
+        let named = alone
+            .map(|(id, place)| (graph.node(*id).name.clone(), place.buffer))
+            .collect();
         Some(Plan {
             isa,
+            named,
             input: places[&graph.input()].buffer,
             output: output.buffer,
             buffers,
             gradients,
             steps,
-            places,
             first_reader,
             last_reader,
             rectified: rectified.into_iter().map(|r| r == Some(true)).collect(),

@@ -20,17 +20,15 @@ mod tests;
 use std::{collections::HashMap, sync::Mutex};
 
 use buffer::Geometry;
-use compile::{Place, Step};
+use compile::Step;
 use kernel::Isa;
 
 use burn::tensor::{Tensor, TensorData};
 
-use run::{ReluRule, Tape};
+pub(crate) use run::ReluRule;
+use run::Tape;
 
-use crate::{
-    error::Error,
-    graph::{Graph, NodeId},
-};
+use crate::{error::Error, graph::Graph, target::Goal};
 
 /// A compiled graph.
 #[derive(Debug)]
@@ -42,7 +40,8 @@ pub(crate) struct Plan {
     buffers: Vec<Geometry>,
     gradients: Vec<Geometry>,
     steps: Vec<Step>,
-    places: HashMap<NodeId, Place>,
+    /// Buffers of nodes that have one to themselves.
+    named: HashMap<String, usize>,
     first_reader: Vec<usize>,
     last_reader: Vec<usize>,
     /// Whether a ReLU made the buffer's values.
@@ -73,7 +72,7 @@ impl Plan {
     pub fn record<const D: usize>(&self, input: Tensor<D>) -> Result<(Tensor<2>, Tape), Error> {
         let (rows, device) = (input.dims()[0], input.device());
         let values = input.try_into_vec_as::<f32>().map_err(Error::device)?;
-        let (outputs, tape) = self.forward_taped(&values, rows);
+        let (outputs, tape) = self.forward_taped(&values, rows, None);
         let shape = [rows, outputs.len() / rows];
         let outputs = Tensor::from_data(TensorData::new(outputs, shape), &device);
         Ok((outputs, tape))
@@ -85,11 +84,40 @@ impl Plan {
         tape: &Tape,
         seed: Tensor<2>,
         shape: [usize; D],
+        rule: ReluRule,
     ) -> Result<Tensor<D>, Error> {
         let device = seed.device();
         let seed = seed.try_into_vec_as::<f32>().map_err(Error::device)?;
-        let values = self.backward(tape, &seed, ReluRule::Derivative);
+        let values = self.backward(tape, &seed, rule);
         Ok(Tensor::from_data(TensorData::new(values, shape), &device))
+    }
+
+    /// Whether a node's values and the gradient at them can be had: it has a buffer to itself.
+    pub fn taps(&self, node: &str) -> bool {
+        self.named.contains_key(node)
+    }
+
+    /// The values of a node and the gradient of the score at them, `[rows, channels, height,
+    /// width]` each. The backward pass goes back to that node only.
+    pub fn at_node(
+        &self,
+        node: &str,
+        input: Tensor<4>,
+        goal: &Goal,
+    ) -> Result<(Tensor<4>, Tensor<4>), Error> {
+        let (rows, device) = (input.dims()[0], input.device());
+        let buffer = self.named[node];
+        let values = input.try_into_vec_as::<f32>().map_err(Error::device)?;
+        let (outputs, mut tape) = self.forward_taped(&values, rows, Some(buffer));
+        let shape = [rows, outputs.len() / rows];
+        let outputs = Tensor::from_data(TensorData::new(outputs, shape), &device);
+        let seed = goal.seed(&outputs)?;
+        let geometry = self.buffers[buffer];
+        let shape = [rows, geometry.channels, geometry.height, geometry.width];
+        let values = tape.tap.as_mut().map(|(_, values)| std::mem::take(values));
+        let values = TensorData::new(values.unwrap_or_default(), shape);
+        let gradient = self.gradient(&tape, seed, shape, ReluRule::Derivative)?;
+        Ok((Tensor::from_data(values, &device), gradient))
     }
 
     fn with(graph: &Graph, isa: Isa) -> Option<Self> {

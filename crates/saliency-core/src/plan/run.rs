@@ -15,6 +15,8 @@ use super::{
 #[derive(Debug)]
 pub(crate) struct Tape {
     rows: usize,
+    /// The buffer that was asked for, and its values.
+    pub tap: Option<(usize, Vec<f32>)>,
     /// By buffer: which values a ReLU let through.
     bits: Vec<Option<Bits>>,
     /// By step: which element of its window each maximum was.
@@ -30,19 +32,34 @@ pub(crate) enum ReluRule {
     Guided,
 }
 
+impl ReluRule {
+    fn of(self, bits: &Bits) -> Relu<'_> {
+        match self {
+            ReluRule::Derivative => Relu::Backward(bits),
+            ReluRule::Guided => Relu::Guided(bits),
+        }
+    }
+}
+
 impl Plan {
     /// Outputs `[rows, outputs]` for inputs `[rows, channels, height, width]`.
     pub fn forward(&self, input: &[f32], rows: usize) -> Vec<f32> {
-        self.pass(input, rows, false).0
+        self.pass(input, rows, false, None).0
     }
 
-    /// The same, with what the backward pass needs.
-    pub fn forward_taped(&self, input: &[f32], rows: usize) -> (Vec<f32>, Tape) {
-        self.pass(input, rows, true)
+    /// The same, with what the backward pass needs, and the values of one buffer.
+    pub fn forward_taped(
+        &self,
+        input: &[f32],
+        rows: usize,
+        tap: Option<usize>,
+    ) -> (Vec<f32>, Tape) {
+        self.pass(input, rows, true, tap)
     }
 
-    fn pass(&self, input: &[f32], rows: usize, keep: bool) -> (Vec<f32>, Tape) {
+    fn pass(&self, input: &[f32], rows: usize, keep: bool, tap: Option<usize>) -> (Vec<f32>, Tape) {
         let mut tape = Tape {
+            tap: tap.map(|buffer| (buffer, Vec::new())),
             rows,
             bits: vec![None; self.buffers.len()],
             maxima: vec![None; self.steps.len()],
@@ -129,6 +146,13 @@ impl Plan {
                 tape.bits[target] = bits;
             }
             buffers[target] = Some(to);
+            let complete = !self.steps[index + 1..].iter().any(|s| s.writes() == target);
+            if let (Some((buffer, values)), Some(made)) = (&mut tape.tap, &buffers[target])
+                && *buffer == target
+                && complete
+            {
+                *values = made.to_planes();
+            }
             for read in step.reads() {
                 if self.last_reader[read] == index {
                     self.give(buffers[read].take());
@@ -142,30 +166,42 @@ impl Plan {
     }
 
     /// d score / d input, `[rows, channels, height, width]`, from d score / d outputs
-    /// `[rows, outputs]`.
+    /// `[rows, outputs]`; where a buffer was asked for, the gradient at it instead.
     pub fn backward(&self, tape: &Tape, seed: &[f32], rule: ReluRule) -> Vec<f32> {
         let rows = tape.rows;
+        let end = tape.tap.as_ref().map_or(self.input, |(buffer, _)| *buffer);
         let mut gradients: Vec<Option<Buffer>> = vec![None; self.buffers.len()];
-        gradients[self.output] = Some(Buffer::from_planes(self.gradients[self.output], rows, seed));
+        let mut arrived = Buffer::from_planes(self.gradients[self.output], rows, seed);
+        if let Some(bits) = &tape.bits[self.output] {
+            rectify(self.isa, &mut arrived, rule.of(bits));
+        }
+        gradients[self.output] = Some(arrived);
         for (index, step) in self.steps.iter().enumerate().rev() {
+            if step.writes() == end {
+                break;
+            }
             let Some(arrived) = gradients[step.writes()].take() else {
                 continue;
             };
             // The last to add to a gradient applies the ReLU that made the values.
             let relu = |buffer: usize| match &tape.bits[buffer] {
-                Some(bits) if self.first_reader[buffer] == index => match rule {
-                    ReluRule::Derivative => Relu::Backward(bits),
-                    ReluRule::Guided => Relu::Guided(bits),
-                },
+                Some(bits) if self.first_reader[buffer] == index && buffer != end => rule.of(bits),
                 _ => Relu::No,
             };
             match step {
                 Step::Conv(conv) => {
                     let part = self.part(&arrived, conv.to);
                     let gradient = part.as_ref().unwrap_or(&arrived);
+                    // Where the convolution reads what is added to it, all that arrives there
+                    // is added up before the ReLU's rule.
+                    let same = conv.residual == Some(conv.from);
+                    if same {
+                        let copy = gradient.clone();
+                        self.hand_on(copy, &mut gradients[conv.from], Relu::No);
+                    }
                     self.conv_back(conv, gradient, &mut gradients[conv.from], relu(conv.from));
                     self.give(part);
-                    if let Some(residual) = conv.residual {
+                    if let Some(residual) = conv.residual.filter(|_| !same) {
                         let to = &mut gradients[residual];
                         self.hand_on(arrived, to, relu(residual));
                         continue;
@@ -230,7 +266,7 @@ impl Plan {
                 }
             }
         }
-        match gradients[self.input].take() {
+        match gradients[end].take() {
             Some(gradient) => {
                 let planes = gradient.to_planes();
                 self.give(Some(gradient));
@@ -379,11 +415,6 @@ impl Plan {
             let mut pool = self.pool.lock().unwrap_or_else(|e| e.into_inner());
             pool.push(buffer.data);
         }
-    }
-
-    /// Gives back all memory that is kept for the next pass.
-    pub fn shrink(&self) {
-        self.pool.lock().unwrap_or_else(|e| e.into_inner()).clear();
     }
 }
 

@@ -19,7 +19,7 @@ fn a_plan_gives_the_graphs_outputs_and_gradients() {
         let plan = Plan::with(&graph, isa).expect("a plan");
         for rows in [1, 2, 5] {
             let x = image(rows, 3);
-            let (outputs, tape) = plan.forward_taped(&host(&x), rows);
+            let (outputs, tape) = plan.forward_taped(&host(&x), rows, None);
             let outputs =
                 Tensor::<1>::from_floats(&outputs[..], &Device::flex()).reshape([rows, 4]);
             assert_close(outputs, net.forward(x.clone()), 1e-5);
@@ -28,6 +28,133 @@ fn a_plan_gives_the_graphs_outputs_and_gradients() {
             let got = Tensor::<1>::from_floats(&got[..], &Device::flex()).reshape(x.dims());
             let want = Gradient.explain(&net, x, 1).unwrap().values;
             assert_close(got, want, 1e-5);
+        }
+    }
+}
+
+fn traced() -> Graph {
+    let net = Net::relu(&Device::flex());
+    Graph::trace(&net, |m, x| m.forward(x), &image(1, 0)).unwrap()
+}
+
+/// Against the graph run by Burn, in the type plans do not take.
+#[test]
+fn values_and_gradients_at_a_node_are_the_graphs() {
+    let graph = traced();
+    let plan = Plan::new(&graph).unwrap();
+    let x = image(3, 5);
+    let outputs = graph.forward(x.clone());
+    let goal = Goal::resolve(&vec![0, 1, 2].into(), &outputs).unwrap();
+    for node in ["relu_1", "relu_2"] {
+        assert!(plan.taps(node));
+        let (values, gradient) = plan.at_node(node, x.clone(), &goal).unwrap();
+        let layer = graph.layer(&node.into()).unwrap();
+        let run = crate::Run::new();
+        let wide = x.clone().cast(burn::tensor::DType::F64);
+        let want = graph
+            .cast(burn::tensor::DType::F64)
+            .activations_and_gradients(wide.into(), &[layer], &goal, &run)
+            .unwrap()
+            .remove(0);
+        let narrow = |value: crate::graph::Value| value.tensor::<4>().cast(values.dtype());
+        assert_close(values.clone(), narrow(want.0), 1e-5);
+        assert_close(gradient, narrow(want.1), 1e-5);
+    }
+    assert!(!plan.taps("norm") && !plan.taps("branch"));
+}
+
+mod shapes {
+    use burn::{
+        module::Module,
+        nn::{
+            Linear, LinearConfig, PaddingConfig2d,
+            conv::{Conv2d, Conv2dConfig},
+            pool::{MaxPool2d, MaxPool2dConfig},
+        },
+        tensor::{Device, Tensor, activation::relu},
+    };
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Module, Debug)]
+    struct Random {
+        first: Conv2d,
+        pool: MaxPool2d,
+        second: Conv2d,
+        wide: Conv2d,
+        head: Linear,
+        flat: bool,
+    }
+
+    impl Random {
+        fn forward(&self, x: Tensor<4>) -> Tensor<2> {
+            let x = self.pool.forward(relu(self.first.forward(x)));
+            let a = relu(self.second.forward(x.clone()));
+            let b = self.wide.forward(x);
+            let x = Tensor::cat(vec![a, relu(b)], 1);
+            match self.flat {
+                true => self.head.forward(x.flatten::<2>(1, 3)),
+                false => self.head.forward(x.mean_dims(&[2, 3]).flatten::<2>(1, 3)),
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+
+        /// Strides, paddings, windows, concatenation, pooling, flattening: against Burn.
+        #[test]
+        fn any_convolutional_network_agrees(
+            inputs in 1usize..20,
+            middle in 1usize..40,
+            kernel in 1usize..6,
+            stride in 1usize..4,
+            second in 1usize..4,
+            size in (9usize..15, 9usize..15),
+            rows in 1usize..4,
+            flat: bool,
+            seed in 0usize..50,
+        ) {
+            let device = Device::flex();
+            let conv = |from, to, kernel: usize, stride: usize| {
+                let pad = kernel / 2;
+                Conv2dConfig::new([from, to], [kernel, kernel])
+                    .with_stride([stride, stride])
+                    .with_padding(PaddingConfig2d::Explicit(pad, pad, pad, pad))
+                    .init(&device)
+            };
+            let out = |n: usize, k: usize, s: usize| (n + 2 * (k / 2) - k) / s + 1;
+            let pooled = |n: usize| out(out(n, kernel, stride), 3, 2);
+            let ends = |n: usize| out(pooled(n), 2 * (second / 2) + 1, second);
+            let places = if flat { ends(size.0) * ends(size.1) } else { 1 };
+            let k = 2 * (second / 2) + 1;
+            let net = Random {
+                first: conv(inputs, middle, kernel, stride),
+                pool: MaxPool2dConfig::new([3, 3])
+                    .with_strides([2, 2])
+                    .with_padding(PaddingConfig2d::Explicit(1, 1, 1, 1))
+                    .init(),
+                second: conv(middle, 16, k, second),
+                wide: conv(middle, 5, k, second),
+                head: LinearConfig::new(21 * places, 3).init(&device),
+                flat,
+            };
+            let shape = [rows, inputs, size.0, size.1];
+            let values = crate::noise::standard_normal(9, seed, shape.iter().product());
+            let x = Tensor::<4>::from_data(burn::tensor::TensorData::new(values, shape), &device);
+            let graph = Graph::trace(&net, |m, x| m.forward(x), &x).unwrap();
+            let want_outputs = net.forward(x.clone());
+            let want = Gradient.explain(&|x: Tensor<4>| net.forward(x), x.clone(), 1).unwrap();
+            for isa in Isa::all() {
+                let plan = Plan::with(&graph, isa).expect("a plan");
+                let (outputs, tape) = plan.forward_taped(&host(&x), rows, None);
+                let outputs = Tensor::<1>::from_floats(&outputs[..], &device).reshape([rows, 3]);
+                assert_close(outputs, want_outputs.clone(), 1e-5);
+                let got = plan.backward(&tape, &[0.0, 1.0, 0.0].repeat(rows), ReluRule::Derivative);
+                let got = Tensor::<1>::from_floats(&got[..], &device).reshape(shape);
+                assert_close(got, want.values.clone(), 1e-4);
+            }
         }
     }
 }

@@ -292,7 +292,9 @@ mod tests {
         let mask = smoother.crop(&smoother.full(&parameters));
         for (u, got) in mask.into_iter().enumerate() {
             // Positions and parameters (two apart) share an origin; zeros lie beyond.
-            let near = (u as isize / 2 - 3)..=(u as isize / 2 + 4);
+            // Seven parameters around the position, whose margin is three.
+            let middle = (u as isize + 3) / 2 - 1;
+            let near = middle - 3..=middle + 3;
             let terms: Vec<f64> = near
                 .map(|i| {
                     let beyond = ((u as f64 - 2.0 * i as f64).abs() / 3.0 - 0.5).max(0.0);
@@ -302,8 +304,7 @@ mod tests {
                 .collect();
             let all: f64 = terms.iter().map(|z| (20.0 * z).exp()).sum();
             let want: f64 = terms.iter().map(|z| z * (20.0 * z).exp() / all).sum();
-            // How many zeros beyond the reach are counted moves it by exp(0) / exp(20 * 0.85).
-            assert!((got - want).abs() < 1e-6, "{u}: {got} {want}");
+            assert!((got - want).abs() < 1e-12, "{u}: {got} {want}");
         }
     }
 
