@@ -218,13 +218,7 @@ fn extremal_perturbation_ends_where_torchray_does() {
     let device = Device::flex();
     let checks = |size: usize| {
         let values: Vec<f32> = (0..size * size)
-            .map(|i| {
-                if (i / size + i % size) % 2 == 0 {
-                    1.0
-                } else {
-                    -1.0
-                }
-            })
+            .map(|i| 1.0 - 2.0 * ((i / size + i % size) % 2) as f32)
             .collect();
         Tensor::<1>::from_floats(values.as_slice(), &device).reshape([1, 1, size, size])
     };

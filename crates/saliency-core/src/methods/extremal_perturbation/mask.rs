@@ -291,10 +291,9 @@ mod tests {
         let parameters = [0.1f64, 0.9, 0.3, 0.0, 1.0];
         let mask = smoother.crop(&smoother.full(&parameters));
         for (u, got) in mask.into_iter().enumerate() {
-            // Positions and parameters (two apart) share an origin; zeros lie beyond.
-            // Seven parameters around the position, whose margin is three.
-            let middle = (u as isize + 3) / 2 - 1;
-            let near = middle - 3..=middle + 3;
+            // Seven parameters, two positions apart, from the origin of the margin of three.
+            let first = (u as isize + 3) / 2 - 4;
+            let near = first..first + 7;
             let terms: Vec<f64> = near
                 .map(|i| {
                     let beyond = ((u as f64 - 2.0 * i as f64).abs() / 3.0 - 0.5).max(0.0);
