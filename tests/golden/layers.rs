@@ -71,12 +71,12 @@ fn assert_layer<const D: usize>(
     tolerance: f64,
 ) {
     let check = |name: &str, method: &dyn Fn() -> Vec<f64>| {
-        assert_close(
-            &format!("{layer} {name}"),
-            &method(),
-            &want(name),
-            tolerance,
-        );
+        let tolerance = match name {
+            "integrated" => tolerance.max(CAPTUMS_WEIGHTS),
+            _ => tolerance,
+        };
+        let what = format!("{layer} {name}");
+        assert_close(&what, &method(), &want(name), tolerance);
     };
     let base = Baseline::Constant(0.25);
     // Batches that split rows and steps.
