@@ -21,7 +21,7 @@ use super::*;
 const STEPS: usize = 12;
 
 /// In f32 a path crosses kinks of ReLUs, and each crossing may be seen one rounding earlier or
-/// later; in f64 only Captum's own sums round.
+/// later.
 const TOLERANCES: [(FloatDType, f64); 2] = [(FloatDType::F32, 1e-4), (FloatDType::F64, 1e-10)];
 
 #[derive(Module, Debug)]
@@ -58,6 +58,9 @@ fn resnet(dtype: FloatDType) -> Graph {
     Graph::trace(&net, |m, x| m.forward(x), &x).unwrap()
 }
 
+/// Captum's Integrated Gradients hold the weights of their steps in f32, in f64 runs too.
+const CAPTUMS_WEIGHTS: f64 = 3e-8;
+
 /// One layer by all layer methods.
 fn assert_layer<const D: usize>(
     graph: &Graph,
@@ -68,12 +71,12 @@ fn assert_layer<const D: usize>(
     tolerance: f64,
 ) {
     let check = |name: &str, method: &dyn Fn() -> Vec<f64>| {
-        assert_close(
-            &format!("{layer} {name}"),
-            &method(),
-            &want(name),
-            tolerance,
-        );
+        let tolerance = match name {
+            "integrated" => tolerance.max(CAPTUMS_WEIGHTS),
+            _ => tolerance,
+        };
+        let what = format!("{layer} {name}");
+        assert_close(&what, &method(), &want(name), tolerance);
     };
     let base = Baseline::Constant(0.25);
     // Batches that split rows and steps.
@@ -132,12 +135,12 @@ fn assert_neuron<const D: usize>(
     macro_rules! neuron {
         ($name:literal, $method:expr) => {
             let found = $method.explain_with(graph, x.clone(), target, &run);
-            assert_close(
-                &format!("{layer} {}", $name),
-                &host(found.unwrap().values),
-                &want($name),
-                tolerance,
-            );
+            let tolerance = match $name {
+                "neuron_integrated" => tolerance.max(CAPTUMS_WEIGHTS),
+                _ => tolerance,
+            };
+            let what = format!("{layer} {}", $name);
+            assert_close(&what, &host(found.unwrap().values), &want($name), tolerance);
         };
     }
     neuron!("neuron_gradient", NeuronGradient::of(layer, neuron));
