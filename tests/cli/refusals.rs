@@ -127,8 +127,22 @@ fn options_that_make_no_sense() {
             &["--method", "gradcam"][..],
             &["no method \"gradcam\"", "vargrad"][..],
         ),
-        (&["--of", "gradcam"], &["no method \"gradcam\""]),
-        (&["--of", "input-x-gradient"], &["--of", "SmoothGrad"]),
+        (
+            &["--method", "smoothgrad", "--of", "gradcam"],
+            &["no method \"gradcam\""],
+        ),
+        (
+            &["--of", "input-x-gradient"],
+            &["gradient has no option \"of\""],
+        ),
+        (
+            &["--method", "grad-cam", "--layer", "layer9"],
+            &["no layer \"layer9\"", "did you mean"],
+        ),
+        (
+            &["--method", "grad-cam", "--option", "relu"],
+            &["NAME=VALUE"],
+        ),
         (
             &["--reduce", "median"],
             &["no reduction \"median\"", "positive_only, or all"],

@@ -383,7 +383,7 @@ pub struct Demo {
     #[arg(long)]
     pub presets: bool,
     /// Scenes to measure the methods on (pictures are drawn of the first six)
-    #[arg(long, default_value_t = 12, value_parser = clap::value_parser!(u32).range(1..=2000))]
+    #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u32).range(1..=2000))]
     pub scenes: u32,
     /// auto, cpu, ndarray, wgpu, wgpu:N, cuda or cuda:N
     #[arg(long, default_value = "auto")]

@@ -59,6 +59,9 @@ impl Error {
             Error::Core(
                 saliency_core::Error::Option { .. }
                 | saliency_core::Error::UnknownClass { .. }
+                | saliency_core::Error::UnknownLayer { .. }
+                | saliency_core::Error::UnknownOption { .. }
+                | saliency_core::Error::Recipe { .. }
                 | saliency_core::Error::UnknownMethod { .. },
             ) => 2,
             _ => 1,

@@ -271,16 +271,30 @@ pub fn recipe(args: &MethodArgs) -> Result<Recipe, Error> {
 /// The methods of the demo, sampled ones with few samples: presets of the same method only
 /// where they are asked for.
 pub fn demo_methods(presets: bool) -> Vec<Recipe> {
-    let few = |recipe: Recipe| {
-        let most = match recipe.info().map(|info| info.needs) {
-            Some(Needs::Scores) => 256,
-            _ => 25,
-        };
-        let options = recipe.options();
-        match options.get("samples").and_then(|s| s.as_u64()) {
-            Some(samples) if samples > most => recipe.with("samples", most).unwrap_or(recipe),
+    let at_most = |recipe: Recipe, option: &str, most: u64| {
+        let given = recipe
+            .options()
+            .get(option)
+            .and_then(|value| value.as_u64());
+        match given {
+            Some(value) if value > most => recipe.with(option, most).unwrap_or(recipe),
             _ => recipe,
         }
+    };
+    let few = |recipe: Recipe| match recipe {
+        // One sample of these is a pass for each feature.
+        Recipe::Shapley(_) | Recipe::Sobol(_) => at_most(recipe, "samples", 8),
+        Recipe::ExtremalPerturbation(_) | Recipe::MeaningfulPerturbation(_) => {
+            at_most(recipe, "steps", 40)
+        }
+        recipe
+            if recipe
+                .info()
+                .is_some_and(|info| info.needs == Needs::Scores) =>
+        {
+            at_most(recipe, "samples", 256)
+        }
+        recipe => at_most(recipe, "samples", 25),
     };
     Recipe::METHODS
         .iter()
