@@ -140,7 +140,8 @@ impl Graph {
     /// (its rows do not matter; its other sizes and its float type do).
     ///
     /// Nothing is computed: Burn records the operations at two batch sizes, so that sizes that
-    /// depend on the batch are known. The closure must use the module it is given.
+    /// depend on the batch are known. The closure must use the module it is given, and do the
+    /// same whatever the number of rows.
     ///
     /// # Errors
     /// [`Error::UnsupportedOp`] names an operation this crate cannot run; [`Error::Trace`] says
