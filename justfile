@@ -38,6 +38,19 @@ bench *args: venv
     cargo build --release --workspace --bin saliency --example frozen {{features}}
     {{python}} tests/bench/bench.py --saliency target/release/saliency {{args}}
 
+# Pictures and measured scores of all methods for the guide (24 scenes; minutes)
+pictures:
+    cargo run --release --bin saliency {{features}} -- demo --scenes 24 --out target/pictures --device cpu
+    cp target/pictures/family-*.png docs/pictures/
+    printf '# Methods on scenes whose object is known\n\nWritten by `just pictures`: 24 unseen scenes of the demo model, sampled methods with fewer\nsamples than by default, on the CPU. See [the methods](README.md).\n\n' > docs/methods/localisation.md
+    cat target/pictures/scores.md >> docs/methods/localisation.md
+
+# Differences between backends for the guide
+parity:
+    SALIENCY_PARITY_OUT=$PWD/target/parity cargo test --release --workspace {{features}} --test whole agrees_with_flex
+    printf '# Methods on every backend\n\nWritten by `just parity`: a small residual network, flex being the reference, f32. Backends sum in\nother orders, which moves values by about 1e-7, and ReLUs close to zero may flip.\n' > docs/methods/parity.md
+    for backend in ndarray wgpu; do printf '\n## %s\n\n' $backend; cat target/parity/$backend.md; done >> docs/methods/parity.md
+
 # Regenerate the committed reference values with PyTorch, Captum and matplotlib
 reference: venv
     {{python}} tests/reference/golden.py

@@ -147,3 +147,15 @@ fn output_that_cannot_be_written_is_an_error() {
         assert!(outcome.stderr.contains("standard output"), "{outcome:?}");
     }
 }
+
+#[test]
+fn the_guide_has_every_method() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/methods");
+    for method in Recipe::METHODS {
+        let family = serde_json::to_value(method.family).unwrap();
+        let page = folder.join(format!("{}.md", family.as_str().unwrap()));
+        let text = std::fs::read_to_string(&page).unwrap();
+        let name = format!("| `{}` |", method.name);
+        assert!(text.contains(&name), "{} lacks {name}", page.display());
+    }
+}
