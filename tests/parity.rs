@@ -118,7 +118,7 @@ fn explain(recipe: &Recipe, device: &Device) -> Attribution<4> {
     let graph = Graph::trace(&small_resnet(device), |m, x| m.forward(x), &images(device)).unwrap();
     recipe
         .explain_with(&graph, images(device), &Target::Predicted, &run)
-        .unwrap()
+        .unwrap_or_else(|error| panic!("{} on {device:?}: {error}", recipe.name()))
 }
 
 fn assert_parity(device: &Device, backend: &str) {

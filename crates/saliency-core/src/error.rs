@@ -50,7 +50,7 @@ pub enum Error {
     ModelPanicked {
         /// Shape of the input.
         shape: Vec<usize>,
-        /// First line of the panic's message.
+        /// The panic's message, on one line.
         message: String,
     },
     /// The class does not exist.
@@ -174,7 +174,7 @@ pub enum Error {
     /// The device has no memory left.
     #[error("out of memory: {message}; use a smaller batch size, or the CPU")]
     OutOfMemory {
-        /// First line of the backend's message.
+        /// The backend's message, on one line.
         message: String,
     },
     /// The progress callback asked to stop.
@@ -186,7 +186,7 @@ pub enum Error {
     /// The device failed (out of memory, lost, ...).
     #[error("the device failed: {message}; a smaller batch size or the CPU may help")]
     Device {
-        /// First line of the backend's message.
+        /// The backend's message, on one line.
         message: String,
     },
 }
@@ -221,19 +221,48 @@ impl Error {
     }
 
     pub(crate) fn device(error: impl ToString) -> Self {
-        let message = first_line(&error.to_string());
-        match crate::run::is_out_of_memory(&message) {
+        let text = error.to_string();
+        let message = one_line(&text);
+        match crate::run::is_out_of_memory(&text) {
             true => Error::OutOfMemory { message },
             false => Error::Device { message },
         }
     }
 }
 
-pub(crate) fn first_line(text: &str) -> String {
-    text.lines()
-        .map(str::trim)
-        .filter(|line| !line.is_empty())
-        .take(2)
-        .collect::<Vec<_>>()
-        .join(" ")
+/// What a message of Burn says, without its frames of "an error happened, caused by" and
+/// without backtraces, on one line.
+pub(crate) fn one_line(text: &str) -> String {
+    const LONGEST: usize = 400;
+    let frames = ["An error happened during execution", "Caused by:"];
+    let lines = || {
+        text.lines()
+            .map(str::trim)
+            .filter(|line| !line.is_empty())
+            .take_while(|line| !line.to_lowercase().starts_with("backtrace"))
+    };
+    let said: Vec<_> = lines().filter(|line| !frames.contains(line)).collect();
+    let said = match said.is_empty() {
+        true => lines().collect::<Vec<_>>().join(" "),
+        false => said.join(" "),
+    };
+    match said.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{} ...", &said[..end]),
+        None => said,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn causes_are_told_on_one_line() {
+        let nested = "An error happened during execution\nCaused by:\n  The device\n  is lost\nBacktrace:\n 0: main";
+        assert_eq!(one_line(nested), "The device is lost");
+        assert_eq!(one_line("\nCaused by:\n"), "Caused by:");
+        assert_eq!(one_line(&"x".repeat(500)).len(), 404);
+        let full = Error::device("An error happened during execution\nCaused by:\nOut of memory");
+        assert!(matches!(full, Error::OutOfMemory { .. }), "{full}");
+    }
 }

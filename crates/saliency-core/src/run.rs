@@ -9,7 +9,7 @@ use burn::tensor::Tensor;
 
 use crate::{
     attribution::Evaluations,
-    error::{Error, first_line},
+    error::{Error, one_line},
     model::Model,
 };
 
@@ -382,12 +382,12 @@ pub(crate) fn guarded<T>(shape: &[usize], work: impl FnOnce() -> T) -> Result<T,
             .unwrap_or("it panicked without a message");
         if is_out_of_memory(message) {
             return Error::OutOfMemory {
-                message: first_line(message),
+                message: one_line(message),
             };
         }
         Error::ModelPanicked {
             shape: shape.to_vec(),
-            message: first_line(message),
+            message: one_line(message),
         }
     })
 }
