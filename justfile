@@ -29,6 +29,16 @@ lint:
     cargo clippy --release --workspace --all-targets {{features}} -- -D warnings
     cargo clippy --release -p saliency-core -p saliency-models -p saliency-viz -- -D warnings
 
+# That the command builds with other mixes of backends (each compiles parts of Burn)
+features:
+    cargo check -p saliency-cli --no-default-features --features flex
+    cargo check -p saliency-cli --no-default-features --features ndarray
+    cargo check -p saliency-cli --no-default-features --features wgpu
+
+# Licences and advisories of all dependencies (needs cargo-deny)
+deny:
+    cargo deny check licenses bans sources
+
 # Documentation with every link checked
 doc:
     RUSTDOCFLAGS="-D warnings" cargo doc --release --workspace --no-deps {{features}}

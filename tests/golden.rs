@@ -23,7 +23,7 @@ use burn::tensor::{
 };
 use safetensors::{Dtype, SafeTensors};
 use saliency_core::{
-    BatchSize, Form, Gradient, InputXGradient, Method, Model, NoiseScale, Reduction, Run,
+    BatchSize, Form, Gradient, Graph, InputXGradient, Method, Model, NoiseScale, Reduction, Run,
     SmoothGrad, Statistics, Target, noise::noisy, normalise, pearson, reduce, signed_pair,
 };
 use saliency_models::{
@@ -142,6 +142,11 @@ fn small_resnet(block: Block, name: &str, dtype: FloatDType) -> ResNet {
     load(net, &golden(&format!("{name}.weights")), dtype)
 }
 
+/// The same network as the command line runs it: traced, in f32 by a plan.
+fn traced(net: &ResNet, input: &Tensor<4>) -> Graph {
+    Graph::trace(net, |net, x| net.forward(x), input).unwrap()
+}
+
 pub fn load(net: ResNet, path: &Path, dtype: FloatDType) -> ResNet {
     let options = LoadOptions::new().dtype(dtype);
     weights::load(net, path, &options).unwrap().model
@@ -205,37 +210,33 @@ fn bottleneck_resnet_has_torchvisions_logits_and_gradients() {
     for (dtype, tolerance) in PRECISIONS {
         let net = small_resnet(Block::Bottleneck, "small_resnet_bottleneck", dtype);
         let input: Tensor<4> = reference.tensor("input", &Device::flex(), dtype);
-        let logits = host(net.forward(input.clone()));
-        assert_close("logits", &logits, &reference.values("logits"), tolerance);
-
         let by_class: Vec<Vec<f64>> = (0..3)
             .map(|class| reference.values(&format!("gradient.{class}")))
             .collect();
-        for (class, want) in by_class.iter().enumerate() {
-            let map = Gradient.explain(&net, input.clone(), class).unwrap();
-            assert_eq!(map.values.dtype(), DType::from(dtype));
-            assert_close(
-                &format!("gradient.{class}"),
-                &host(map.values),
-                want,
-                tolerance,
-            );
-        }
-
         let row = 3 * 32 * 32;
         let predicted = argmax(&reference.values("logits"), 3);
-        let want = [
+        let of_predicted = [
             &by_class[predicted[0]][..row],
             &by_class[predicted[1]][row..],
         ]
         .concat();
-        let map = Gradient.explain(&net, input, Target::Predicted).unwrap();
-        assert_close(
-            "gradient of the prediction",
-            &host(map.values),
-            &want,
-            tolerance,
-        );
+        for model in [&net as &dyn Model<4>, &traced(&net, &input)] {
+            let check = |what: &str, target: Target, want: &[f64]| {
+                let map = Gradient.explain(model, input.clone(), target).unwrap();
+                assert_eq!(map.values.dtype(), DType::from(dtype));
+                let logits = host(map.outputs);
+                assert_close("logits", &logits, &reference.values("logits"), tolerance);
+                assert_close(what, &host(map.values), want, tolerance);
+            };
+            for (class, want) in by_class.iter().enumerate() {
+                check(&format!("gradient.{class}"), class.into(), want);
+            }
+            check(
+                "gradient of the prediction",
+                Target::Predicted,
+                &of_predicted,
+            );
+        }
     }
 }
 
@@ -280,11 +281,15 @@ fn basic_resnet_has_torchvisions_values() {
         let input: Tensor<4> = reference.tensor("input", &Device::flex(), dtype);
         let logits = host(net.forward(input.clone()));
         assert_close("logits", &logits, &reference.values("logits"), tolerance);
-        let map = Gradient.explain(&net, input, Target::Predicted).unwrap();
-        let class = map.targets[0].class().unwrap();
-        let want = reference.values("gradient.predicted");
-        assert_close("gradient", &host(map.values), &want, tolerance);
-        assert_smoothgrad(&net, &reference, class, dtype, tolerance);
+        for model in [&net as &dyn Model<4>, &traced(&net, &input)] {
+            let map = Gradient
+                .explain(model, input.clone(), Target::Predicted)
+                .unwrap();
+            let class = map.targets[0].class().unwrap();
+            let want = reference.values("gradient.predicted");
+            assert_close("gradient", &host(map.values), &want, tolerance);
+            assert_smoothgrad(model, &reference, class, dtype, tolerance);
+        }
     }
 }
 

@@ -147,8 +147,10 @@ pub enum PreprocessChoice {
     Stretch,
     /// Shortest side to 256, centre crop of 224
     Crop,
-    /// Caffe's: BGR, 0 to 255, 227x227
+    /// Caffe's: BGR, 0 to 255, smoothly stretched to 227x227
     Caffe,
+    /// The same by the nearest pixel
+    CaffeNearest,
 }
 
 #[derive(ClapArgs, Debug)]

@@ -29,7 +29,7 @@ pub fn open(name: &str) -> Result<Device, Error> {
     match (backend, index) {
         ("auto", None) => match real_gpu() {
             Some(gpu) => Ok(gpu),
-            None => cpu(name),
+            None => host().or_else(|_| cuda(name, 0)),
         },
         ("cpu" | "flex", None) => cpu(name),
         ("ndarray", None) => ndarray(name),
@@ -39,6 +39,19 @@ pub fn open(name: &str) -> Result<Device, Error> {
             "there is no device {name:?}; choose auto, cpu, ndarray, wgpu, wgpu:N, cuda or cuda:N"
         ))),
     }
+}
+
+/// The CPU, by the fastest backend of this build.
+pub fn host() -> Result<Device, Error> {
+    cpu("cpu").or_else(|error| ndarray("ndarray").map_err(|_| error))
+}
+
+/// Which of the devices `auto` takes: the first real GPU of wgpu, else the CPU, else CUDA.
+pub fn automatic(found: &[Found]) -> Option<usize> {
+    let first = |wanted: &dyn Fn(&Found) -> bool| found.iter().position(wanted);
+    first(&|f| f.kind == Kind::Gpu && f.name.starts_with("wgpu"))
+        .or_else(|| first(&|f| f.kind == Kind::Cpu))
+        .or_else(|| first(&|f| f.kind == Kind::Gpu))
 }
 
 /// Name for messages and reports.

@@ -1,6 +1,6 @@
 use std::{
     fs,
-    io::Write,
+    io::{Read, Write},
     path::{Path, PathBuf},
 };
 
@@ -66,6 +66,21 @@ impl Results<'_> {
         self.files.push(path.clone());
         report.set_files(self.files);
         write(&path, report::to_json(report)?.as_bytes())
+    }
+}
+
+/// A text file of at most a mebibyte.
+pub fn read_text(path: &Path) -> Result<String, Error> {
+    const MOST: u64 = 1 << 20;
+    let mut text = String::new();
+    let file = fs::File::open(path).map_err(|e| Error::file(path, e))?;
+    let read = file.take(MOST + 1).read_to_string(&mut text);
+    match read.map_err(|e| Error::file(path, e))? as u64 {
+        0..=MOST => Ok(text),
+        _ => Err(Error::file(
+            path,
+            "larger than 1 MiB, so it is not a recipe",
+        )),
     }
 }
 

@@ -7,7 +7,7 @@ use saliency_models::{
     demo, fetch,
     labels::Labels,
     photo::RgbImage,
-    preprocess::Preprocess,
+    preprocess::{Preprocess, Resize},
     zoo::{Architecture, Network},
 };
 
@@ -15,6 +15,7 @@ use crate::{
     args::{MethodArgs, ModelArgs, PreprocessChoice, TargetChoice},
     device,
     error::Error,
+    files,
 };
 
 /// A network ready to be explained, with all that belongs to it.
@@ -194,6 +195,13 @@ fn chosen(choice: PreprocessChoice) -> Preprocess {
         PreprocessChoice::Auto | PreprocessChoice::Stretch => Preprocess::imagenet(),
         PreprocessChoice::Crop => Preprocess::imagenet_center_crop(),
         PreprocessChoice::Caffe => Preprocess::squeezenet_caffe(),
+        PreprocessChoice::CaffeNearest => Preprocess {
+            resize: Resize::Nearest {
+                width: 227,
+                height: 227,
+            },
+            ..Preprocess::squeezenet_caffe()
+        },
     }
 }
 
@@ -227,7 +235,7 @@ fn stored(architecture: Architecture) -> Result<std::path::PathBuf, Error> {
 pub fn recipe(args: &MethodArgs) -> Result<Recipe, Error> {
     let mut recipe = match &args.recipe {
         Some(path) => {
-            let text = std::fs::read_to_string(path).map_err(|e| Error::file(path, e))?;
+            let text = files::read_text(path)?;
             serde_json::from_str(&text)
                 .map_err(|e| Error::file(path, format!("not a recipe: {e}")))?
         }

@@ -121,6 +121,15 @@ impl<const D: usize> Attribution<D> {
 
     /// All values in row-major order.
     ///
+    /// ```
+    /// use burn::tensor::{Device, Tensor};
+    /// use saliency_core::{InputXGradient, Method};
+    /// let x = Tensor::<2>::from_floats([[1.0, 2.0]], &Device::flex());
+    /// let map = InputXGradient.explain(&|x: Tensor<2>| x, x, 1)?;
+    /// assert_eq!(map.to_vec()?, [0.0, 2.0]);
+    /// # Ok::<(), saliency_core::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Device`] when the device fails.
     pub fn to_vec(&self) -> Result<Vec<f32>, Error> {
@@ -147,6 +156,15 @@ impl<const D: usize> Attribution<D> {
 
 impl Attribution<4> {
     /// Channels `[N, C, H, W]` reduced to one value per pixel, `[N, H, W]`.
+    ///
+    /// ```
+    /// use burn::tensor::{Device, Tensor};
+    /// use saliency_core::{Gradient, Method, Reduction};
+    /// let x = Tensor::<4>::ones([1, 3, 2, 2], &Device::flex());
+    /// let map = Gradient.explain(&|x: Tensor<4>| x.flatten::<2>(1, 3), x, 0)?;
+    /// assert_eq!(map.reduce(Reduction::Sum).dims(), [1, 2, 2]);
+    /// # Ok::<(), saliency_core::Error>(())
+    /// ```
     pub fn reduce(&self, reduction: Reduction) -> Tensor<3> {
         reduce(widened(self.values.clone()), 1, reduction).squeeze_dim(1)
     }
@@ -170,6 +188,16 @@ impl Attribution<4> {
     }
 
     /// The signed pair of each row: (positive, negative), both non-negative.
+    ///
+    /// ```
+    /// use burn::tensor::{Device, Tensor};
+    /// use saliency_core::{Gradient, Method};
+    /// let x = Tensor::<4>::ones([1, 1, 1, 2], &Device::flex());
+    /// let model = |x: Tensor<4>| x.clone().narrow(3, 0, 1).sub(x.narrow(3, 1, 1)).flatten::<2>(1, 3);
+    /// let (positive, negative) = Gradient.explain(&model, x, 0)?.signed_maps()?.remove(0);
+    /// assert_eq!((positive.values(), negative.values()), (&[1.0, 0.0][..], &[0.0, 1.0][..]));
+    /// # Ok::<(), saliency_core::Error>(())
+    /// ```
     ///
     /// # Errors
     /// [`Error::Device`] when the device fails.

@@ -25,11 +25,16 @@
 //! ```
 //!
 //! - [`Model`]: what can be explained. [`Target`]: which of its outputs.
-//! - [`Method`]: how. [`Gradient`], [`InputXGradient`], and [`SmoothGrad`] of any method.
+//! - [`Graph`]: a module traced into operations, for methods that look inside.
+//! - [`Method`]: how. [`Gradient`], [`SmoothGrad`] of any method, [`IntegratedGradients`],
+//!   [`GradCam`], [`Lrp`], [`DeepLift`], [`Occlusion`], [`Shapley`] and many more;
+//!   [`Recipe::METHODS`] lists them all.
 //! - [`Attribution`]: the result, signed and raw; [`Reduction`] and [`Map`] make pictures of
 //!   it, [`Statistics`] describe them.
 //! - [`analysis`]: comparing classes, noise, sensitivity, localisation.
 //! - [`Run`]: batch size, progress, cancellation.
+//!
+//! With the feature `flex`, graphs of convolutional networks run on compiled plans on the CPU.
 //!
 //! This crate reads no files, prints nothing and keeps no global state.
 

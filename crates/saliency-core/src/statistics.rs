@@ -99,7 +99,7 @@ impl Statistics {
         note(self.max_to_mean < 5.0, Reading::Diffuse);
         note(self.std > self.mean.abs(), Reading::StrongLocalisation);
         note(
-            self.p95 > 0.0 && self.p99 / self.p95 > 2.0,
+            self.p99 > 0.0 && self.p99 > 2.0 * self.p95,
             Reading::PossibleArtefacts,
         );
         readings

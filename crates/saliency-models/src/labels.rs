@@ -2,10 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use thiserror::Error;
+
+/// Bytes of a list of class names.
+const LONGEST: u64 = 64 << 20;
 
 /// Class names in the order of the network's outputs.
 ///
@@ -118,10 +122,19 @@ impl Labels {
     /// ```
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self, LabelsError> {
         let path = path.as_ref();
-        let text = fs::read_to_string(path).map_err(|reason| LabelsError::File {
+        let file_error = |reason| LabelsError::File {
             path: path.to_owned(),
             reason,
-        })?;
+        };
+        let mut text = String::new();
+        let file = fs::File::open(path).map_err(file_error)?;
+        let read = file.take(LONGEST + 1).read_to_string(&mut text);
+        if read.map_err(file_error)? as u64 > LONGEST {
+            return Err(LabelsError::Format {
+                path: path.to_owned(),
+                reason: "larger than 64 MiB, so it is not a list of class names".into(),
+            });
+        }
         parse(&text).map_err(|reason| LabelsError::Format {
             path: path.to_owned(),
             reason,

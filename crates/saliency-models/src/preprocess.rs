@@ -229,6 +229,16 @@ impl Preprocess {
 
     /// The tensor [1, 3, height, width] of one picture.
     ///
+    /// ```
+    /// use burn::tensor::Device;
+    /// use saliency_models::{photo::RgbImage, preprocess::Preprocess};
+    ///
+    /// let grey = RgbImage::from_pixel(300, 200, image::Rgb([128; 3]));
+    /// let x = Preprocess::imagenet().apply(&grey, &Device::flex())?;
+    /// assert_eq!(x.dims(), [1, 3, 224, 224]);
+    /// # Ok::<(), saliency_models::preprocess::PreprocessError>(())
+    /// ```
+    ///
     /// # Errors
     /// [`PreprocessError`] for a picture without pixels or settings that make no sense.
     pub fn apply(&self, picture: &RgbImage, device: &Device) -> Result<Tensor<4>, PreprocessError> {

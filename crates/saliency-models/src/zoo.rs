@@ -199,6 +199,26 @@ impl Architecture {
 
     /// Loads the network in another floating-point type, and reports what was read.
     ///
+    /// ```
+    /// use burn::tensor::{Device, FloatDType};
+    /// use saliency_models::{weights::{self, LoadOptions}, zoo::Architecture};
+    ///
+    /// let device = Device::flex();
+    /// let folder = tempfile::tempdir()?;
+    /// let path = folder.path().join("tiny.safetensors");
+    /// let net = Architecture::CifarResNet20.init(7, &device)?;
+    /// weights::save_safetensors(&net, &path, FloatDType::F16)?;
+    ///
+    /// let options = LoadOptions::new().dtype(FloatDType::F64);
+    /// let loaded = Architecture::CifarResNet20.load_with(&path, &device, &options)?;
+    /// assert!(loaded.report.tensors > 60);
+    /// // The same from memory; the name stands for the path in messages.
+    /// let bytes = std::fs::read(&path)?;
+    /// let net = Architecture::CifarResNet20.load_bytes(&bytes, "tiny", &device, &options)?.model;
+    /// assert_eq!(net.classes(), 7);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// As [`load`](Self::load).

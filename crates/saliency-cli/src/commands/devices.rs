@@ -17,11 +17,7 @@ struct Row {
 
 pub fn run(args: &Listing) -> Result<(), Error> {
     let found = device::found();
-    // `auto` takes the first real GPU of wgpu, else the CPU.
-    let gpu = found
-        .iter()
-        .position(|f| f.kind == Kind::Gpu && f.name.starts_with("wgpu"));
-    let auto = gpu.unwrap_or(0);
+    let auto = device::automatic(&found);
     let rows: Vec<Row> = found
         .into_iter()
         .enumerate()
@@ -33,7 +29,7 @@ pub fn run(args: &Listing) -> Result<(), Error> {
                 Kind::Gpu => "gpu",
                 Kind::SoftwareGpu => "software adapter",
             },
-            auto: index == auto,
+            auto: Some(index) == auto,
         })
         .collect();
     if args.json {

@@ -1,7 +1,7 @@
 use saliency_models::{demo, fetch, zoo::Architecture};
 use serde::Serialize;
 
-use crate::{args::Listing, error::Error, report};
+use crate::{args::Listing, device, error::Error, report};
 
 #[derive(Serialize)]
 struct Row {
@@ -23,7 +23,7 @@ pub fn run(args: &Listing) -> Result<(), Error> {
             weights: weights(architecture.name()),
         })
         .collect();
-    let net = demo::load(&crate::device::open("auto")?)?;
+    let net = demo::load(&device::host().or_else(|_| device::open("auto"))?)?;
     rows.push(Row {
         name: "demo".into(),
         parameters: trainable(&net),

@@ -238,6 +238,15 @@ fn ranks(values: &[f32]) -> Vec<f32> {
 /// Structural similarity of two maps with values in 0..1: the mean over all windows of 7 x 7
 /// pixels, with sample variances; `None` where the maps are smaller than that or differ in
 /// size. Wang et al. (2004), with scikit-image's defaults.
+///
+/// ```
+/// use saliency_core::{Map, analysis::structural_similarity};
+/// let ramp = Map::new(8, 8, (0..64).map(|v| v as f32 / 63.0).collect())?;
+/// let back = Map::new(8, 8, (0..64).rev().map(|v| v as f32 / 63.0).collect())?;
+/// assert_eq!(structural_similarity(&ramp, &ramp), Some(1.0));
+/// assert!(structural_similarity(&ramp, &back).unwrap() < 0.0);
+/// # Ok::<(), saliency_core::Error>(())
+/// ```
 pub fn structural_similarity(a: &Map, b: &Map) -> Option<f64> {
     const SIDE: usize = 7;
     const C1: f64 = 0.01 * 0.01;

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     attribution::Attribution,
     error::Error,
-    host,
+    host::{self, widened},
     map::pearson,
     method::Method,
     model::Model,
@@ -51,8 +51,8 @@ impl Default for Sensitivity {
     }
 }
 
-/// The sample whose noise perturbs the input: none that a SmoothGrad of the same seed uses.
-const OWN_SAMPLE: usize = usize::MAX - 1;
+/// The sample whose noise perturbs the input: none that a SmoothGrad of the same seed reaches.
+const OWN_SAMPLE: usize = 1 << 30;
 
 /// The outcome of the sensitivity test.
 #[derive(Clone, Debug)]
@@ -84,8 +84,9 @@ impl Stability {
     /// ```
     ///
     /// # Panics
-    /// When the lengths differ.
+    /// When the lengths differ or are zero.
     pub fn between(a: &[f32], b: &[f32]) -> Self {
+        assert!(!a.is_empty(), "empty maps cannot be compared");
         let differences = a.iter().zip(b).map(|(a, b)| (*a as f64 - *b as f64).abs());
         Stability {
             mean_difference: differences.clone().sum::<f64>() / a.len() as f64,
@@ -125,7 +126,7 @@ impl Sensitivity {
         let moved = method.explain_with(model, moved, &target, run)?;
         let read = |values: Tensor<D>| {
             host::values(match self.reduction {
-                Some(reduction) if D == 4 => reduce(values, 1, reduction),
+                Some(reduction) if D == 4 => reduce(widened(values), 1, reduction),
                 _ => values,
             })
         };
