@@ -147,20 +147,21 @@ pub(crate) fn execute(op: &Op, inputs: &[Value], shape: &[usize], rows: usize) -
     })
 }
 
-/// One number in a shape.
+/// One number in a shape. It takes the memory of that shape: kernels of wgpu read past the end
+/// of one number that is only broadcast.
 pub(crate) fn full(
     number: f64,
     dtype: DType,
     shape: &[usize],
     device: &burn::tensor::Device,
 ) -> Value {
-    let ones = vec![1; shape.len()];
-    let one: Value = match dtype {
-        dtype if dtype.is_float() => Tensor::<1>::full([1], number, (device, dtype)).into(),
-        dtype if dtype.is_bool() => Tensor::<1, Bool>::full([1], number != 0.0, device).into(),
-        dtype => Tensor::<1, Int>::full([1], number as i64, (device, dtype)).into(),
+    let len: [usize; 1] = [shape.iter().product()];
+    let flat: Value = match dtype {
+        dtype if dtype.is_float() => Tensor::<1>::full(len, number, (device, dtype)).into(),
+        dtype if dtype.is_bool() => Tensor::<1, Bool>::full(len, number != 0.0, device).into(),
+        dtype => Tensor::<1, Int>::full(len, number as i64, (device, dtype)).into(),
     };
-    one.reshape(&ones).expand(shape)
+    flat.reshape(shape)
 }
 
 pub(crate) fn conv_options<const N: usize>(window: &Window, groups: usize) -> ConvOptions<N> {

@@ -6,6 +6,7 @@ use burn::{
     tensor::{Bool, DType, Device, Int, Shape, Tensor, TensorData},
 };
 
+use super::execute::full;
 use crate::error::Error;
 
 /// A tensor of any rank and kind: what flows along the edges of a [`Graph`](super::Graph).
@@ -155,10 +156,7 @@ impl Value {
 
     /// One number everywhere.
     pub fn full_like(&self, value: f64) -> Self {
-        let shape = self.shape();
-        let ones = vec![1; shape.len()];
-        let one: Value = Tensor::<1>::full([1], value, (&self.device(), self.dtype())).into();
-        one.reshape(&ones).expand(&shape)
+        full(value, self.dtype(), &self.shape(), &self.device())
     }
 
     /// The same values in another shape.
