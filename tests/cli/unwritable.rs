@@ -97,7 +97,7 @@ fn a_full_disk() {
         assert_eq!(outcome.code, Some(1), "{outcome:?}");
         let lines = outcome.error_lines();
         assert_eq!(lines.len(), 1, "{outcome:?}");
-        let full = ["No space left", "File too large"];
+        let full = ["No space left", "no storage space", "File too large"];
         assert!(full.iter().any(|f| lines[0].contains(f)), "{outcome:?}");
         (lines[0].to_string(), outcome.stdout)
     };

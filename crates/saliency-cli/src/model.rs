@@ -262,6 +262,14 @@ pub fn recipe(args: &MethodArgs) -> Result<Recipe, Error> {
         recipe = recipe.with("seed", seed)?;
     }
     if let Some(level) = args.noise {
+        // JSON has no NaN, so the method itself would not see it.
+        if !level.is_finite() {
+            return Err(Error::Core(saliency_core::Error::Option {
+                option: "noise",
+                value: level.to_string(),
+                requirement: "it must be a finite number of at least 0",
+            }));
+        }
         recipe = recipe.with("noise", serde_json::json!({ "relative": level }))?;
     }
     for option in &args.options {
