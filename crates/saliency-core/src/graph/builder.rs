@@ -219,6 +219,11 @@ impl GraphBuilder {
                 }
             ))
         };
+        let sizes: Vec<Vec<usize>> = inputs
+            .iter()
+            .map(|id| self.graph.node(*id).shape_at(ROWS[1]))
+            .collect();
+        fits(&op, &sizes).map_err(|why| wrong(why.into()))?;
         let mut found = Vec::new();
         for rows in ROWS {
             let values: Vec<Value> = inputs.iter().map(|id| self.zeros(*id, rows)).collect();
@@ -251,6 +256,84 @@ impl GraphBuilder {
                 full(0.0, self.types[id.0], &shape, &self.graph.device)
             }
         }
+    }
+}
+
+/// What backends do not check themselves.
+fn fits(op: &Op, sizes: &[Vec<usize>]) -> Result<(), &'static str> {
+    let ensure = |holds: bool, why: &'static str| if holds { Ok(()) } else { Err(why) };
+    let several = match op {
+        Op::Conv { .. }
+        | Op::ConvTranspose { .. }
+        | Op::Linear
+        | Op::Matmul
+        | Op::LayerNorm { .. }
+        | Op::RmsNorm { .. }
+        | Op::Embedding
+        | Op::PRelu
+        | Op::Binary(_)
+        | Op::Compare(_)
+        | Op::And
+        | Op::Or
+        | Op::Xor
+        | Op::MaskFill(_)
+        | Op::SliceAssign(_)
+        | Op::Select(_)
+        | Op::Gather(_)
+        | Op::GridSample { .. } => 2,
+        Op::MaskWhere | Op::DeformConv { .. } | Op::Scatter(..) | Op::SelectAssign(..) => 3,
+        Op::BatchNorm { .. } => 5,
+        _ => 1,
+    };
+    ensure(sizes.len() >= several, "an input is missing")?;
+    let (a, b) = (&sizes[0], sizes.get(1).unwrap_or(&sizes[0]));
+    let last = |shape: &[usize], from_end: usize| shape.iter().rev().nth(from_end).copied();
+    match op {
+        Op::Conv { window, groups } => {
+            let rank = window.stride.len() + 2;
+            ensure(
+                a.len() == rank && b.len() == rank,
+                "their numbers of axes differ",
+            )?;
+            ensure(
+                a[1] == b[1] * groups,
+                "the weight is for another number of channels",
+            )
+        }
+        Op::ConvTranspose { window, .. } => {
+            let rank = window.stride.len() + 2;
+            ensure(
+                a.len() == rank && b.len() == rank,
+                "their numbers of axes differ",
+            )?;
+            ensure(a[1] == b[0], "the weight is for another number of channels")
+        }
+        Op::Linear => ensure(
+            b.len() == 2 && last(a, 0) == Some(b[0]),
+            "the weight must be [inputs, outputs]",
+        ),
+        Op::Matmul => ensure(
+            a.len() == b.len() && last(a, 0) == last(b, 1),
+            "the inner sizes differ",
+        ),
+        Op::BatchNorm { .. } => ensure(
+            sizes[1..].iter().all(|own| own[..] == a[1..2]),
+            "each parameter needs one number for each channel of axis 1",
+        ),
+        Op::GroupNorm { groups, .. } => ensure(
+            a.len() > 2 && a[1].is_multiple_of(*groups),
+            "the channels of axis 1 must be a multiple of the groups",
+        ),
+        Op::LayerNorm { .. } | Op::RmsNorm { .. } => ensure(
+            b.last() == a.last(),
+            "the weights need one number for each value of the last axis",
+        ),
+        Op::Binary(_) | Op::Compare(_) | Op::And | Op::Or | Op::Xor | Op::MaskFill(_) => {
+            let mut pairs = a.iter().rev().zip(b.iter().rev());
+            let broadcast = pairs.all(|(x, y)| x == y || *x == 1 || *y == 1);
+            ensure(broadcast, "their sizes differ")
+        }
+        _ => Ok(()),
     }
 }
 
@@ -342,6 +425,11 @@ mod tests {
                 .is_err()
         );
         assert!(b.repeat(input, 4, 2).is_err());
+        let wide = b.constant(Tensor::<4>::ones([1, 3, 9, 7], &device));
+        let error = b.add(Op::Binary(Binary::Add), &[input, wide]).unwrap_err();
+        assert!(error.to_string().contains("sizes differ"), "{error}");
+        assert!(b.add(Op::Binary(Binary::Add), &[input]).is_err());
+        assert!(b.add(Op::Reduce(Reduce::Sum, vec![4]), &[input]).is_err());
         assert!(b.add(Op::Unary(Unary::Relu), &[NodeId(9)]).is_err());
         assert!(b.add(Op::Unary(Unary::Relu), &[]).is_err());
         let relu = b.add(Op::Unary(Unary::Relu), &[input]).unwrap();

@@ -264,7 +264,7 @@ fn masks_and_whole_numbers() {
         |x| {
             let i = x.clone().mul_scalar(5.0).int();
             let wide = i.clone().max_dim(1) - i.clone().min_dim(1) * i.clone().sum_dim(1);
-            x + (wide + i.clone().argmax(1)).float() + i.sign().float()
+            x + wide.float() + i.clone().argmax(1).float() + i.sign().float()
         },
         |x| {
             let i = x.clone().mul_scalar(5.0).int();
@@ -313,12 +313,13 @@ fn operations_on_pictures() {
     });
 
     let grid = image(1, 4).flatten::<2>(1, 3).tanh();
-    let grid = grid.narrow(1, 0, 40).reshape([1, 5, 4, 2]);
+    let grid = grid.narrow(1, 0, 40).into_data();
     for align in [true, false] {
         let options = GridSampleOptions::new(InterpolateMode::Bilinear).with_align_corners(align);
         recorded(image(2, 1), |x| {
             let rows = x.dims()[0];
-            let grid = grid.clone().expand([rows, 5, 4, 2]);
+            let grid = Tensor::<2>::from_data(grid.clone(), &x.device());
+            let grid = grid.reshape([1, 5, 4, 2]).expand([rows, 5, 4, 2]);
             x.grid_sample_2d(grid, options.clone()).flatten::<2>(1, 3)
         });
     }
