@@ -414,7 +414,7 @@ mod tests {
         let zero = HashMap::from([("conv.weight".to_owned(), weight.zeros_like())]);
         let silent = folded.with_parameters(&zero).unwrap();
         let rows = silent.forward(x);
-        assert_close(rows.clone().slice([0..1]), rows.slice([1..2]), 1e-6);
+        assert_close(rows.clone().narrow(0, 0, 1), rows.narrow(0, 1, 1), 1e-6);
     }
 
     /// Where one convolution has two BatchNorms, both of its folded weights are its own.

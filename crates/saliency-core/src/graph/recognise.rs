@@ -62,7 +62,7 @@ fn chosen(graph: &Graph, x: NodeId, mask: NodeId, value: NodeId) -> Option<(Unar
         Compare::LowerEqual | Compare::Lower if of == x => {
             let (alpha, slope) = exponential(graph, value, x)?;
             let function = match slope {
-                slope if slope == 1.0 => Unary::Elu { alpha },
+                1.0 => Unary::Elu { alpha },
                 slope if near(slope * alpha, 1.0) => Unary::Celu { alpha },
                 _ => return None,
             };
