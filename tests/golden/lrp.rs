@@ -3,7 +3,7 @@
 //!
 //! In f64 only rounding may differ: 1e-11. In f32 a denominator near zero is as exact as its
 //! rounding: 1e-5, and 1e-3 for one map whose signs turn at zero, where zennit's own f32 is
-//! 1.7e-4 from its f64 too.
+//! 1.7e-4 from its f64 too, and 1e-4 for another, where that is 2.6e-5.
 
 use burn::{
     module::Module,
@@ -61,6 +61,7 @@ fn assert_zennits<const D: usize>(
             let tolerance = match dtype {
                 FloatDType::F64 => 1e-11,
                 _ if name == "resnet.gamma_box_ignored" => 1e-3,
+                _ if name == "group_norm.epsilon" => 1e-4,
                 _ => 1e-5,
             };
             assert!(distance <= tolerance, "{name} in {dtype:?}: {distance:.1e}");
