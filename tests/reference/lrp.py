@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Writes tests/golden/lrp.safetensors: what zennit answers for its LRP composites on the
-small residual network, the MLP and the time series network of golden.py, and Captum for its
-LRP on the last two.
+small residual network, the MLP and the time series network of golden.py, the last two with
+ELU and GroupNorm as well, and Captum for its LRP on the two as they are.
 
     python tests/reference/lrp.py            # write
     python tests/reference/lrp.py --check    # compare what is there with what would be written
@@ -51,6 +51,14 @@ class Mlp(nn.Sequential):
         self.fc3 = nn.Linear(16, 3)
 
 
+class EluMlp(nn.Sequential):
+    def __init__(self):
+        super().__init__()
+        self.fc1, self.elu1 = nn.Linear(9, 16), nn.ELU(0.7)
+        self.fc2, self.elu2 = nn.Linear(16, 16), nn.ELU()
+        self.fc3 = nn.Linear(16, 3)
+
+
 class SeriesNet(nn.Module):
     def __init__(self):
         super().__init__()
@@ -62,6 +70,28 @@ class SeriesNet(nn.Module):
     def forward(self, x):
         x = self.tanh(self.conv1(x.transpose(1, 2)))
         return self.fc(self.mean(self.relu(self.conv2(x))).flatten(1))
+
+
+class GroupNorm(nn.GroupNorm):
+    """PyTorch's own returns three tensors inside, and zennit's hooks can do with one."""
+
+    def forward(self, x):
+        return super().forward(x).clone()
+
+
+class GroupNormNet(SeriesNet):
+    def __init__(self):
+        super().__init__()
+        self.norm = GroupNorm(2, 8)
+
+    def forward(self, x):
+        x = self.tanh(self.norm(self.conv1(x.transpose(1, 2))))
+        return self.fc(self.mean(self.relu(self.conv2(x))).flatten(1))
+
+    def load_state_dict(self, weights):
+        steps = torch.arange(8).double()
+        own = {"norm.weight": 0.5 + steps / 8, "norm.bias": (steps - 3.5) / 16}
+        return super().load_state_dict(weights | own)
 
 
 def everywhere(rule):
@@ -109,6 +139,17 @@ RESNET = [
     "w2",
     "gamma_box_ignored",
     "excitation",
+]
+# What networks with ELU and GroupNorm are asked for.
+PASSED = [
+    "epsilon_plus",
+    "epsilon_alpha2_beta1",
+    "epsilon",
+    "large_epsilon",
+    "gamma",
+    "z_plus",
+    "alpha_beta",
+    "w2",
 ]
 # zennit puts its box on convolutions only, this crate on any first layer.
 MLP = [name for name in COMPOSITES if "box" not in name]
@@ -188,6 +229,13 @@ def main():
         for name in names:
             out[f"{network}.{name}"] = relevance(model, COMPOSITES[name](), x, "excitation" in name)
         out[f"{network}.captum"] = captum_lrp(model, x)
+    for network, build, weights in [("elu", EluMlp, "mlp"), ("group_norm", GroupNormNet, "series")]:
+        model, golden = load(build().double(), weights)
+        for name in PASSED:
+            composite = COMPOSITES[name]()
+            # zennit has no rule for GroupNorm; here it is one for BatchNorm too.
+            composite.layer_map = [(GroupNorm, Pass())] + composite.layer_map
+            out[f"{network}.{name}"] = relevance(model, composite, golden["input"].double(), False)
     out = {name: value.contiguous() for name, value in out.items()}
     path = GOLDEN / "lrp.safetensors"
     if check:

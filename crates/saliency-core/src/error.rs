@@ -161,6 +161,14 @@ pub enum Error {
         /// The nearest names.
         hint: String,
     },
+    /// A graph cannot be cut in two at a layer.
+    #[error("the graph cannot be cut at {layer}: {why}")]
+    NotACut {
+        /// The layer.
+        layer: String,
+        /// Why not.
+        why: String,
+    },
     /// No layer of the model has positions.
     #[error(
         "no layer of the model has positions (shape [rows, channels, positions ...]): name a layer, or use another method"

@@ -71,7 +71,7 @@ pub use attribution::{Attribution, Evaluations, Evidence, Outcome};
 pub use baseline::Baseline;
 pub use error::Error;
 pub use features::{Features, Groups};
-pub use graph::{Graph, Layer};
+pub use graph::{Graph, GraphBuilder, Layer};
 pub use grid::Upsampling;
 pub use map::{Map, normalise, pearson};
 pub use method::Method;

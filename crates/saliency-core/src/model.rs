@@ -57,11 +57,18 @@ where
 /// let p = Probabilities(&identity).forward(Tensor::from_floats([[0.0, 0.0]], &Device::flex()));
 /// assert_eq!(p.try_into_vec_as::<f32>().unwrap(), [0.5, 0.5]);
 /// ```
+///
+/// Of a [`Graph`] it has the layers too, and a softmax named `probabilities` after them, so that
+/// methods which look inside explain the probability.
 #[derive(Clone, Copy, Debug)]
 pub struct Probabilities<'a, M: ?Sized>(pub &'a M);
 
 impl<const D: usize, M: Model<D> + ?Sized> Model<D> for Probabilities<'_, M> {
     fn forward(&self, input: Tensor<D>) -> Tensor<2> {
         activation::softmax(self.0.forward(input), 1)
+    }
+
+    fn graph(&self) -> Option<&Graph> {
+        self.0.graph().map(Graph::probabilities)
     }
 }

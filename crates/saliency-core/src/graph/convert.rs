@@ -1,16 +1,17 @@
 //! One recorded operation of Burn as one or a few [`Op`]s.
 
-use burn::tensor::TensorId;
+use burn::tensor::{DType, TensorData, TensorId};
 use burn_ir::{
     ActivationOperationIr as Act, BaseOperationIr as Base, BinaryOpIr, BoolOperationIr as Boolean,
-    FloatOperationIr as Float, IntOperationIr as Integer, InterpolateModeIr,
-    ModuleOperationIr as Mod, NumericOperationIr as Num, OperationIr, PadModeIr, ReduceDimOpIr,
-    ScalarIr, ScalarOpIr, TensorIr,
+    FloatOperationIr as Float, GridSamplePaddingModeIr, IntOperationIr as Integer,
+    InterpolateModeIr, ModuleOperationIr as Mod, NumericOperationIr as Num, OperationIr, PadModeIr,
+    ReduceDimOpIr, ScalarIr, ScalarOpIr, TensorIr,
 };
 
 use super::{
     op::{
-        Along, Binary, Compare, Interpolation, Op, PadWith, Pool, Reduce, Size, Span, Unary, Window,
+        Along, Binary, Compare, Interpolation, Op, Outside, PadWith, Pool, Reduce, Size, Span,
+        Unary, Window,
     },
     trace::size,
 };
@@ -29,8 +30,8 @@ pub(super) struct Emit {
     pub op: Op,
     pub inputs: Vec<From>,
     pub shape: Vec<Size>,
-    /// Part of the name, for ops that one recorded operation became several of.
-    pub from: Option<String>,
+    /// The value of a constant.
+    pub value: Option<TensorData>,
 }
 
 pub(super) struct Converted {
@@ -49,30 +50,231 @@ pub(super) fn convert(
     if let OperationIr::Module(Mod::Attention(attention)) = one {
         return attention_ops(attention, shapes);
     }
-    let (op, inputs) = single(one, two, rows)?;
-    let outputs: Vec<TensorId> = one.outputs().map(|t| t.id).collect();
-    let mut emits = vec![Emit {
-        op,
-        inputs: inputs.iter().map(|t| From::Tensor(t.id)).collect(),
-        shape: shapes[0].clone(),
-        from: None,
-    }];
-    let mut made = vec![(outputs[0], 0)];
-    if let (OperationIr::NumericFloat(_, Num::MaxDimWithIndices(op)), [_, indices], [_, shape]) =
-        (one, &outputs[..], shapes)
-    {
-        emits.push(Emit {
-            op: Op::ArgMax(op.dim),
-            inputs: vec![From::Tensor(op.tensor.id)],
-            shape: shape.clone(),
-            from: None,
-        });
-        made.push((*indices, 1));
+    if let Some(converted) = several(one, two, shapes)? {
+        return Ok(converted);
     }
+    let (op, inputs) = single(one, two, rows)?;
+    let kinds: Vec<DType> = inputs.iter().map(|t| t.dtype).collect();
+    if !runs(&op, &kinds) {
+        return unsupported(one);
+    }
+    let out = one.outputs().next().map(|t| t.id);
+    let mut emits = Emits::default();
+    let inputs = inputs.iter().map(|t| From::Tensor(t.id)).collect();
+    let made = emits.push(op, inputs, &shapes[0]);
     Ok(Converted {
-        emits,
-        outputs: made,
+        emits: emits.0,
+        outputs: out.into_iter().map(|id| (id, made)).collect(),
     })
+}
+
+/// The ops that one recorded operation becomes.
+#[derive(Default)]
+struct Emits(Vec<Emit>);
+
+impl Emits {
+    fn push(&mut self, op: Op, inputs: Vec<From>, shape: &[Size]) -> usize {
+        self.0.push(Emit {
+            op,
+            inputs,
+            shape: shape.to_vec(),
+            value: None,
+        });
+        self.0.len() - 1
+    }
+
+    /// A function of what was emitted last.
+    fn then(&mut self, op: Op, before: usize, shape: &[Size]) -> usize {
+        self.push(op, vec![From::Emitted(before)], shape)
+    }
+}
+
+/// Operations of which several are made.
+fn several(
+    one: &OperationIr,
+    two: &OperationIr,
+    shapes: &[Vec<Size>],
+) -> Result<Option<Converted>, Error> {
+    let Some(shape) = shapes.first() else {
+        return Ok(None);
+    };
+    let mut emits = Emits::default();
+    let made = match one {
+        OperationIr::NumericFloat(_, op) | OperationIr::NumericInt(_, op) => match op {
+            Num::Sort(op) => vec![emits.sorted(&op.input, op.dim, op.descending, shape).0],
+            Num::ArgSort(op) => vec![emits.sorted(&op.input, op.dim, op.descending, shape).1],
+            Num::SortWithIndices(op) => {
+                let (values, indices) = emits.sorted(&op.input, op.dim, op.descending, shape);
+                vec![values, indices]
+            }
+            Num::TopK(op) => vec![emits.sorted(&op.input, op.axis, true, shape).0],
+            Num::ArgTopK(op) => vec![emits.sorted(&op.input, op.axis, true, shape).1],
+            Num::TopKWithIndices(op) => {
+                let (values, indices) = emits.sorted(&op.tensor, op.dim, true, shape);
+                vec![values, indices]
+            }
+            Num::MaxDimWithIndices(op) => {
+                let x = || vec![From::Tensor(op.tensor.id)];
+                vec![
+                    emits.push(Op::Reduce(Reduce::Max, vec![op.dim]), x(), shape),
+                    emits.push(Op::ArgMax(op.dim), x(), shape),
+                ]
+            }
+            Num::MinDimWithIndices(op) => {
+                let x = || vec![From::Tensor(op.tensor.id)];
+                vec![
+                    emits.push(Op::Reduce(Reduce::Min, vec![op.dim]), x(), shape),
+                    emits.push(Op::ArgMin(op.dim), x(), shape),
+                ]
+            }
+            Num::MaxAbsDim(op) => {
+                let x = vec![From::Tensor(op.input.id)];
+                let before = widened(shape, &op.input, op.axis);
+                let size = emits.push(Op::Unary(Unary::Abs), x, &before);
+                vec![emits.then(Op::Reduce(Reduce::Max, vec![op.axis]), size, shape)]
+            }
+            Num::Sum(op) => vec![emits.total(&op.input, Reduce::Sum, (one, two), shape)?],
+            Num::Mean(op) => vec![emits.total(&op.input, Reduce::Mean, (one, two), shape)?],
+            Num::Prod(op) => vec![emits.total(&op.input, Reduce::Product, (one, two), shape)?],
+            Num::Max(op) => vec![emits.total(&op.input, Reduce::Max, (one, two), shape)?],
+            Num::Min(op) => vec![emits.total(&op.input, Reduce::Min, (one, two), shape)?],
+            _ => return Ok(None),
+        },
+        OperationIr::BaseBool(Base::AllDim(op)) => vec![emits.truth(op, Reduce::Min, shape)],
+        OperationIr::BaseBool(Base::AnyDim(op)) => vec![emits.truth(op, Reduce::Max, shape)],
+        _ => return Ok(None),
+    };
+    Ok(Some(Converted {
+        emits: emits.0,
+        outputs: one.outputs().map(|t| t.id).zip(made).collect(),
+    }))
+}
+
+/// The shape before an axis was reduced or cut.
+fn widened(shape: &[Size], input: &TensorIr, axis: usize) -> Vec<Size> {
+    let mut before = shape.to_vec();
+    before[axis] = Size::Fixed(input.shape.to_vec()[axis]);
+    before
+}
+
+impl Emits {
+    /// Values and indices in order, or the first of them: the gather has a derivative on every
+    /// backend.
+    fn sorted(
+        &mut self,
+        x: &TensorIr,
+        axis: usize,
+        descending: bool,
+        shape: &[Size],
+    ) -> (usize, usize) {
+        let whole = widened(shape, x, axis);
+        let cut = shape[axis] != whole[axis] && matches!(shape[axis], Size::Fixed(_));
+        let sort = Op::ArgSort { axis, descending };
+        let mut indices = self.push(
+            sort,
+            vec![From::Tensor(x.id)],
+            if cut { &whole } else { shape },
+        );
+        if cut {
+            let spans = shape.iter().map(|&end| Span {
+                start: Size::Fixed(0),
+                end,
+                step: 1,
+            });
+            indices = self.then(Op::Slice(spans.collect()), indices, shape);
+        }
+        let inputs = vec![From::Tensor(x.id), From::Emitted(indices)];
+        (self.push(Op::Gather(axis), inputs, shape), indices)
+    }
+
+    /// All axes of what does not depend on the rows.
+    fn total(
+        &mut self,
+        x: &TensorIr,
+        how: Reduce,
+        (one, two): (&OperationIr, &OperationIr),
+        shape: &[Size],
+    ) -> Result<usize, Error> {
+        let twin = two.inputs().next().map(|twin| &twin.shape);
+        if twin != Some(&x.shape) {
+            return unsupported(one);
+        }
+        let rank = x.shape.num_dims();
+        let inputs = vec![From::Tensor(x.id)];
+        let axes = (0..rank).collect();
+        let one = self.push(Op::Reduce(how, axes), inputs, &vec![Size::Fixed(1); rank]);
+        Ok(self.then(Op::Reshape, one, shape))
+    }
+
+    /// Whether all or any of a mask's values are true.
+    fn truth(&mut self, op: &ReduceDimOpIr, how: Reduce, shape: &[Size]) -> usize {
+        let before = widened(shape, &op.input, op.axis);
+        let inputs = vec![From::Tensor(op.input.id)];
+        let numbers = self.push(Op::Cast(DType::F32), inputs, &before);
+        let one = self.then(Op::Reduce(how, vec![op.axis]), numbers, shape);
+        self.then(Op::CompareTo(Compare::NotEqual, 0.0), one, shape)
+    }
+}
+
+/// Whether this crate can run an operation on such element types.
+fn runs(op: &Op, kinds: &[DType]) -> bool {
+    let Some(first) = kinds.first() else {
+        return true;
+    };
+    let (float, int, bool) = (
+        first.is_float(),
+        !first.is_float() && !first.is_bool(),
+        first.is_bool(),
+    );
+    match op {
+        Op::Not | Op::And | Op::Or | Op::Xor => kinds.iter().all(|kind| kind.is_bool()),
+        Op::Compare(Compare::Equal | Compare::NotEqual)
+        | Op::CompareTo(Compare::Equal | Compare::NotEqual, _)
+        | Op::MaskFill(_)
+        | Op::MaskWhere
+        | Op::Reshape
+        | Op::Expand
+        | Op::Permute(_)
+        | Op::Flip(_)
+        | Op::Slice(_)
+        | Op::SliceAssign(_)
+        | Op::Cat(_)
+        | Op::Repeat(_)
+        | Op::Select(_)
+        | Op::Gather(_)
+        | Op::Unfold { .. }
+        | Op::Cast(_) => true,
+        Op::Compare(_)
+        | Op::CompareTo(..)
+        | Op::Reduce(..)
+        | Op::ArgMax(_)
+        | Op::ArgMin(_)
+        | Op::ArgSort { .. }
+        | Op::Scatter(..)
+        | Op::SelectAssign(..)
+        | Op::Pad { .. }
+        | Op::Along(
+            Along::CumulativeSum
+            | Along::CumulativeProduct
+            | Along::CumulativeMin
+            | Along::CumulativeMax,
+            _,
+        ) => !bool,
+        Op::Unary(
+            Unary::Add(_)
+            | Unary::Mul(_)
+            | Unary::Div(_)
+            | Unary::Neg
+            | Unary::Abs
+            | Unary::Sign
+            | Unary::Power(_)
+            | Unary::Remainder(_)
+            | Unary::Clamp { .. },
+        ) => !bool,
+        Op::Binary(Binary::Atan2 | Binary::Hypot) => float,
+        Op::Binary(_) => float || int,
+        _ => float,
+    }
 }
 
 type Single<'a> = Result<(Op, Vec<&'a TensorIr>), Error>;
@@ -238,6 +440,33 @@ fn module(op: &Mod) -> Single<'_> {
             },
             with_bias(&op.input, &op.gamma, &op.beta),
         ),
+        Mod::DeformableConv2d(op) => (
+            Op::DeformConv {
+                window: Window {
+                    stride: op.options.stride.to_vec(),
+                    padding: same(&op.options.padding),
+                    dilation: op.options.dilation.to_vec(),
+                },
+                groups: op.options.weight_groups,
+                offset_groups: op.options.offset_groups,
+                masked: op.mask.is_some(),
+            },
+            [Some(&op.x), Some(&op.offset), Some(&op.weight)]
+                .into_iter()
+                .chain([op.mask.as_ref(), op.bias.as_ref()])
+                .flatten()
+                .collect(),
+        ),
+        Mod::Unfold4d(op) => (
+            Op::UnfoldWindows(pool(
+                &op.kernel_size,
+                &op.options.stride,
+                &op.options.padding,
+                &op.options.dilation,
+                false,
+            )),
+            vec![&op.x],
+        ),
         Mod::Embedding(op) => (Op::Embedding, vec![&op.weights, &op.indices]),
         Mod::MaxPool1d(op) => max_pool!(1, op),
         Mod::MaxPool1dWithIndices(op) => max_pool!(1, op),
@@ -290,13 +519,7 @@ fn module(op: &Mod) -> Single<'_> {
         Mod::Interpolate(op) => (
             Op::Interpolate {
                 size: op.output_size,
-                mode: match op.options.mode {
-                    InterpolateModeIr::Nearest => Interpolation::Nearest,
-                    InterpolateModeIr::NearestExact => Interpolation::NearestExact,
-                    InterpolateModeIr::Bilinear => Interpolation::Bilinear,
-                    InterpolateModeIr::Bicubic => Interpolation::Bicubic,
-                    InterpolateModeIr::Lanczos3 => Interpolation::Lanczos3,
-                },
+                mode: interpolation(&op.options.mode),
                 align_corners: op.options.align_corners,
             },
             vec![&op.x],
@@ -305,67 +528,61 @@ fn module(op: &Mod) -> Single<'_> {
     })
 }
 
+fn interpolation(mode: &InterpolateModeIr) -> Interpolation {
+    match mode {
+        InterpolateModeIr::Nearest => Interpolation::Nearest,
+        InterpolateModeIr::NearestExact => Interpolation::NearestExact,
+        InterpolateModeIr::Bilinear => Interpolation::Bilinear,
+        InterpolateModeIr::Bicubic => Interpolation::Bicubic,
+        InterpolateModeIr::Lanczos3 => Interpolation::Lanczos3,
+    }
+}
+
 /// Attention as its parts, so that its weights can be seen: softmax(q k^T / scale) v.
 fn attention_ops(op: &burn_ir::AttentionOpIr, shapes: &[Vec<Size>]) -> Result<Converted, Error> {
-    if op.options.is_causal || op.options.softcap.is_some() {
-        return Err(Error::UnsupportedOp {
-            op: "Attention (causal or with softcap)".into(),
-            place: "the forward pass; give the mask as a tensor".into(),
-        });
-    }
     let out = &shapes[0];
     let tokens = op.key.shape.to_vec()[2];
+    let queries = op.query.shape.to_vec()[2];
     let width = *op.query.shape.to_vec().last().expect("a rank of 4");
     let weights: Vec<Size> = [&out[..3], &[Size::Fixed(tokens)]].concat();
     let keys: Vec<Size> = [&out[..2], &[Size::Fixed(width), Size::Fixed(tokens)]].concat();
     let scale = op.options.scale.map_or(1.0 / (width as f64).sqrt(), number);
-    let mut emits: Vec<Emit> = Vec::new();
-    let push = |emits: &mut Vec<Emit>, op, inputs, shape: &Vec<Size>| {
-        emits.push(Emit {
-            op,
-            inputs,
-            shape: shape.clone(),
-            from: None,
-        });
-        emits.len() - 1
-    };
+    let mut emits = Emits::default();
     let tensor = |t: &TensorIr| From::Tensor(t.id);
-    let k = push(
-        &mut emits,
-        Op::Permute(vec![0, 1, 3, 2]),
-        vec![tensor(&op.key)],
-        &keys,
-    );
-    let mut scores = push(
-        &mut emits,
-        Op::Matmul,
-        vec![tensor(&op.query), From::Emitted(k)],
-        &weights,
-    );
-    scores = push(
-        &mut emits,
-        Op::Unary(Unary::Mul(scale)),
-        vec![From::Emitted(scores)],
-        &weights,
-    );
-    if let Some(bias) = &op.attn_bias {
-        let inputs = vec![From::Emitted(scores), tensor(bias)];
-        scores = push(&mut emits, Op::Binary(Binary::Add), inputs, &weights);
+    let swapped = Op::Permute(vec![0, 1, 3, 2]);
+    let k = emits.push(swapped, vec![tensor(&op.key)], &keys);
+    let inputs = vec![tensor(&op.query), From::Emitted(k)];
+    let mut scores = emits.push(Op::Matmul, inputs, &weights);
+    scores = emits.then(Op::Unary(Unary::Mul(scale)), scores, &weights);
+    if let Some(cap) = op.options.softcap.map(number) {
+        for function in [Unary::Div(cap), Unary::Tanh, Unary::Mul(cap)] {
+            scores = emits.then(Op::Unary(function), scores, &weights);
+        }
     }
     if let Some(mask) = &op.mask {
         let inputs = vec![From::Emitted(scores), tensor(mask)];
-        scores = push(&mut emits, Op::MaskFill(-1e9), inputs, &weights);
+        scores = emits.push(Op::MaskFill(-1e9), inputs, &weights);
     }
-    let p = push(
-        &mut emits,
-        Op::Along(Along::Softmax, 3),
-        vec![From::Emitted(scores)],
-        &weights,
-    );
+    if op.options.is_causal {
+        let shape = [1, 1, queries, tokens];
+        let later = |i: usize| i % tokens + queries > i / tokens + tokens;
+        let data: Vec<bool> = (0..queries * tokens).map(later).collect();
+        let shape_of_mask = shape.map(Size::Fixed);
+        let mask = emits.push(Op::Constant, Vec::new(), &shape_of_mask);
+        emits.0[mask].value = Some(TensorData::new(data, shape));
+        let mask = emits.then(Op::Expand, mask, &weights);
+        let inputs = vec![From::Emitted(scores), From::Emitted(mask)];
+        scores = emits.push(Op::MaskFill(-1e9), inputs, &weights);
+    }
+    if let Some(bias) = &op.attn_bias {
+        let inputs = vec![From::Emitted(scores), tensor(bias)];
+        scores = emits.push(Op::Binary(Binary::Add), inputs, &weights);
+    }
+    let p = emits.then(Op::Along(Along::Softmax, 3), scores, &weights);
     let inputs = vec![From::Emitted(p), tensor(&op.value)];
-    let result = push(&mut emits, Op::Matmul, inputs, out);
+    let result = emits.push(Op::Matmul, inputs, out);
     Ok(Converted {
-        emits,
+        emits: emits.0,
         outputs: vec![(op.out.id, result)],
     })
 }
@@ -415,7 +632,29 @@ fn float(op: &Float) -> Single<'_> {
         Float::Sinh(op) => unary!(Unary::Sinh, op),
         Float::Tan(op) => unary!(Unary::Tan, op),
         Float::Tanh(op) => unary!(Unary::Tanh, op),
+        Float::ArcSin(op) => unary!(Unary::Asin, op),
+        Float::ArcCos(op) => unary!(Unary::Acos, op),
         Float::ArcTan(op) => unary!(Unary::Atan, op),
+        Float::ArcSinh(op) => unary!(Unary::Asinh, op),
+        Float::ArcCosh(op) => unary!(Unary::Acosh, op),
+        Float::ArcTanh(op) => unary!(Unary::Atanh, op),
+        Float::ArcTan2(op) => (Op::Binary(Binary::Atan2), vec![&op.lhs, &op.rhs]),
+        Float::Hypot(op) => (Op::Binary(Binary::Hypot), vec![&op.lhs, &op.rhs]),
+        Float::Trunc(op) => unary!(Unary::Trunc, op),
+        Float::IsNan(op) => (Op::IsNan, vec![&op.input]),
+        Float::IsInf(op) => (Op::IsInf, vec![&op.input]),
+        Float::GridSample2d(op) => (
+            Op::GridSample {
+                mode: interpolation(&op.options.mode),
+                outside: match op.options.padding_mode {
+                    GridSamplePaddingModeIr::Zeros => Outside::Zeros,
+                    GridSamplePaddingModeIr::Border => Outside::Border,
+                    GridSamplePaddingModeIr::Reflection => Outside::Reflection,
+                },
+                align_corners: op.options.align_corners,
+            },
+            vec![&op.tensor, &op.grid],
+        ),
         Float::Round(op) => unary!(Unary::Round, op),
         Float::Floor(op) => unary!(Unary::Floor, op),
         Float::Ceil(op) => unary!(Unary::Ceil, op),
@@ -448,6 +687,9 @@ fn numeric(op: &Num) -> Single<'_> {
         Num::SubScalar(op) => scalar(Unary::Add(-number(op.rhs)), op),
         Num::MulScalar(op) => scalar(Unary::Mul(number(op.rhs)), op),
         Num::DivScalar(op) => scalar(Unary::Div(number(op.rhs)), op),
+        Num::Rem(op) => two(Binary::Remainder, op),
+        Num::RemScalar(op) => scalar(Unary::Remainder(number(op.rhs)), op),
+        Num::Powi(op) => two(Binary::Power, op),
         Num::PowiScalar(op) => scalar(Unary::Power(number(op.rhs)), op),
         Num::Abs(op) => (Op::Unary(Unary::Abs), vec![&op.input]),
         Num::Neg(op) => (Op::Unary(Unary::Neg), vec![&op.input]),
@@ -485,10 +727,16 @@ fn numeric(op: &Num) -> Single<'_> {
         Num::MaxDim(op) => along(Reduce::Max, op),
         Num::MinDim(op) => along(Reduce::Min, op),
         Num::ProdDim(op) => along(Reduce::Product, op),
-        Num::MaxDimWithIndices(op) => (Op::Reduce(Reduce::Max, vec![op.dim]), vec![&op.tensor]),
         Num::SumDims(op) => (Op::Reduce(Reduce::Sum, op.axes.clone()), vec![&op.input]),
         Num::ArgMax(op) => (Op::ArgMax(op.axis), vec![&op.input]),
+        Num::ArgMin(op) => (Op::ArgMin(op.axis), vec![&op.input]),
         Num::CumSum(op) => (Op::Along(Along::CumulativeSum, op.axis), vec![&op.input]),
+        Num::CumProd(op) => (
+            Op::Along(Along::CumulativeProduct, op.axis),
+            vec![&op.input],
+        ),
+        Num::CumMin(op) => (Op::Along(Along::CumulativeMin, op.axis), vec![&op.input]),
+        Num::CumMax(op) => (Op::Along(Along::CumulativeMax, op.axis), vec![&op.input]),
         Num::Pad(op) => (
             Op::Pad {
                 padding: op.padding.clone(),
@@ -547,6 +795,14 @@ fn base<'a>(op: &'a Base, two: &OperationIr, rows: [usize; 2]) -> Single<'a> {
         }
         Base::Select(op) => (Op::Select(op.dim), vec![&op.tensor, &op.indices]),
         Base::Gather(op) => (Op::Gather(op.dim), vec![&op.tensor, &op.indices]),
+        Base::Scatter(op) => (
+            Op::Scatter(op.dim, op.update),
+            vec![&op.tensor, &op.indices, &op.value],
+        ),
+        Base::SelectAssign(op) => (
+            Op::SelectAssign(op.dim, op.update),
+            vec![&op.tensor, &op.indices, &op.value],
+        ),
         Base::MaskWhere(op) => (Op::MaskWhere, vec![&op.tensor, &op.mask, &op.value]),
         Base::MaskFill(op) => (Op::MaskFill(number(op.value)), vec![&op.tensor, &op.mask]),
         Base::Equal(op) => (Op::Compare(Compare::Equal), vec![&op.lhs, &op.rhs]),
@@ -608,7 +864,7 @@ fn boolean(op: &Boolean) -> Single<'_> {
         Boolean::Not(op) => (Op::Not, vec![&op.input]),
         Boolean::And(op) => (Op::And, vec![&op.lhs, &op.rhs]),
         Boolean::Or(op) => (Op::Or, vec![&op.lhs, &op.rhs]),
-        other => return unsupported(other),
+        Boolean::Xor(op) => (Op::Xor, vec![&op.lhs, &op.rhs]),
     })
 }
 

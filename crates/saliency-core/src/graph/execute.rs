@@ -6,15 +6,20 @@ use burn::{
     backend::{
         Dispatch, DispatchTensor, Scalar, Slice,
         ops::{
-            ActivationOps, BoolTensorOps, ConvOptions, ConvTransposeOptions, FloatTensorOps,
-            IntTensorOps, InterpolateMode, InterpolateOptions, ModuleOps, PadMode,
+            ActivationOps, BoolTensorOps, ConvOptions, ConvTransposeOptions, DeformConvOptions,
+            FloatTensorOps, GridSampleOptions, GridSamplePaddingMode, IntTensorOps,
+            InterpolateMode, InterpolateOptions, ModuleOps, PadMode, UnfoldOptions,
         },
     },
     tensor::{Bool, DType, FloatDType, Int, IntDType, Tensor},
 };
 
 use super::{
-    op::{Along, Binary, Compare, Interpolation, Op, PadWith, Pool, Reduce, Span, Unary, Window},
+    compose,
+    op::{
+        Along, Binary, Compare, Interpolation, Op, Outside, PadWith, Pool, Reduce, Span, Unary,
+        Window,
+    },
     value::Value,
 };
 
@@ -22,6 +27,23 @@ use super::{
 /// their own and do not come here.
 pub(crate) fn execute(op: &Op, inputs: &[Value], shape: &[usize], rows: usize) -> Value {
     let raw = |index: usize| -> DispatchTensor { inputs[index].0.clone() };
+    // Runs the function for the kind of the first input.
+    macro_rules! by_kind {
+        ($float:ident, $int:ident, $bool:ident, ($($argument:expr),*)) => {
+            match inputs[0].dtype() {
+                dtype if dtype.is_float() => Dispatch::$float($($argument),*),
+                dtype if dtype.is_bool() => Dispatch::$bool($($argument),*),
+                _ => Dispatch::$int($($argument),*),
+            }
+        };
+        ($float:ident, $int:ident, ($($argument:expr),*)) => {
+            match inputs[0].is_float() {
+                true => Dispatch::$float($($argument),*),
+                false => Dispatch::$int($($argument),*),
+            }
+        };
+    }
+    let settings = || inputs[0].device().settings();
     let optional = |index: usize| inputs.get(index).map(|v| v.0.clone());
     Value(match op {
         Op::Input | Op::Constant => unreachable!("it has a value of its own"),
@@ -37,6 +59,61 @@ pub(crate) fn execute(op: &Op, inputs: &[Value], shape: &[usize], rows: usize) -
             Dispatch::batch_norm(raw(0), raw(1), raw(2), raw(3), raw(4), *epsilon)
         }
         Op::LayerNorm { epsilon } => Dispatch::layer_norm(raw(0), raw(1), optional(2), *epsilon),
+        Op::GroupNorm { groups, epsilon } => {
+            return compose::group_norm(inputs, *groups, *epsilon);
+        }
+        Op::RmsNorm { epsilon } => return compose::rms_norm(inputs, *epsilon),
+        Op::Standardise {
+            axes,
+            epsilon,
+            centred,
+        } => return compose::standardise(&inputs[0], axes, *epsilon, *centred),
+        Op::DeformConv {
+            window,
+            groups,
+            offset_groups,
+            masked,
+        } => {
+            let padding: Vec<usize> = window.padding.iter().map(|p| p.0).collect();
+            let options = DeformConvOptions::new(
+                axes(&window.stride),
+                axes(&padding),
+                axes(&window.dilation),
+                *groups,
+                *offset_groups,
+            );
+            let (mask, bias) = match masked {
+                true => (optional(3), optional(4)),
+                false => (None, optional(3)),
+            };
+            Dispatch::deform_conv2d(raw(0), raw(1), raw(2), mask, bias, options)
+        }
+        Op::GridSample {
+            mode,
+            outside,
+            align_corners,
+        } => {
+            let padding_mode = match outside {
+                Outside::Zeros => GridSamplePaddingMode::Zeros,
+                Outside::Border => GridSamplePaddingMode::Border,
+                Outside::Reflection => GridSamplePaddingMode::Reflection,
+            };
+            let options = GridSampleOptions {
+                mode: interpolation_mode(*mode),
+                padding_mode,
+                align_corners: *align_corners,
+            };
+            Dispatch::float_grid_sample_2d(raw(0), raw(1), options)
+        }
+        Op::UnfoldWindows(pool) => {
+            let padding: Vec<usize> = pool.window.padding.iter().map(|p| p.0).collect();
+            let options = UnfoldOptions::new(
+                axes(&pool.window.stride),
+                axes(&padding),
+                axes(&pool.window.dilation),
+            );
+            Dispatch::unfold4d(raw(0), axes(&pool.kernel), options)
+        }
         Op::Embedding => Dispatch::embedding(raw(0), raw(1)),
         Op::MaxPool(pool) => return max_pool(&inputs[0], pool),
         Op::AvgPool {
@@ -66,82 +143,123 @@ pub(crate) fn execute(op: &Op, inputs: &[Value], shape: &[usize], rows: usize) -
         Op::Along(Along::Softmax, axis) => Dispatch::softmax(raw(0), *axis),
         Op::Along(Along::LogSoftmax, axis) => Dispatch::log_softmax(raw(0), *axis),
         Op::Along(Along::Softmin, axis) => Dispatch::softmin(raw(0), *axis),
-        Op::Along(Along::CumulativeSum, axis) => match inputs[0].is_float() {
-            true => Dispatch::float_cumsum(raw(0), *axis),
-            false => Dispatch::int_cumsum(raw(0), *axis),
-        },
+        Op::Along(Along::QuietSoftmax, axis) => {
+            // exp(x - m) / (exp(-m) + sum exp(x - m)), m the largest of x and zero.
+            let x = &inputs[0];
+            let top = x.clone().inner().max_dim(*axis).relu();
+            let top = &top;
+            let e = unary(Unary::Exp, &(x - top));
+            let rest = unary(Unary::Exp, &top.times(-1.0));
+            return &e / &(&e.sum_dims(&[*axis]) + &rest);
+        }
+        Op::Along(Along::CumulativeSum, axis) => {
+            by_kind!(float_cumsum, int_cumsum, (raw(0), *axis))
+        }
+        Op::Along(Along::CumulativeProduct, axis) => {
+            by_kind!(float_cumprod, int_cumprod, (raw(0), *axis))
+        }
+        Op::Along(Along::CumulativeMin, axis) => {
+            by_kind!(float_cummin, int_cummin, (raw(0), *axis))
+        }
+        Op::Along(Along::CumulativeMax, axis) => {
+            by_kind!(float_cummax, int_cummax, (raw(0), *axis))
+        }
         Op::Reduce(how, axes) => {
             return axes
                 .iter()
                 .fold(inputs[0].clone(), |value, &axis| reduce(*how, value, axis));
         }
-        Op::ArgMax(axis) => {
-            let kind = inputs[0].device().settings().int_dtype;
-            Dispatch::float_argmax(raw(0), *axis, kind)
-        }
+        Op::ArgMax(axis) => match inputs[0].is_float() {
+            true => Dispatch::float_argmax(raw(0), *axis, settings().int_dtype),
+            false => Dispatch::int_argmax(raw(0), *axis),
+        },
+        Op::ArgMin(axis) => match inputs[0].is_float() {
+            true => Dispatch::float_argmin(raw(0), *axis, settings().int_dtype),
+            false => Dispatch::int_argmin(raw(0), *axis),
+        },
+        Op::ArgSort { axis, descending } => match inputs[0].is_float() {
+            true => Dispatch::float_argsort(raw(0), *axis, *descending, settings().int_dtype),
+            false => Dispatch::int_argsort(raw(0), *axis, *descending),
+        },
+        Op::IsNan => Dispatch::float_is_nan(raw(0), settings().bool_dtype),
+        Op::IsInf => Dispatch::float_is_inf(raw(0), settings().bool_dtype),
         Op::Compare(how) => compare(*how, &inputs[0], &inputs[1]),
         Op::CompareTo(how, number) => compare_to(*how, &inputs[0], *number),
-        Op::MaskFill(number) => match inputs[0].is_float() {
-            true => Dispatch::float_mask_fill(raw(0), raw(1), Scalar::Float(*number)),
-            false => Dispatch::int_mask_fill(raw(0), raw(1), Scalar::Int(*number as i64)),
+        Op::MaskFill(number) => match inputs[0].dtype() {
+            dtype if dtype.is_float() => {
+                Dispatch::float_mask_fill(raw(0), raw(1), Scalar::Float(*number))
+            }
+            dtype if dtype.is_bool() => {
+                Dispatch::bool_mask_fill(raw(0), raw(1), Scalar::Bool(*number != 0.0))
+            }
+            _ => Dispatch::int_mask_fill(raw(0), raw(1), Scalar::Int(*number as i64)),
         },
-        Op::MaskWhere => match inputs[0].is_float() {
-            true => Dispatch::float_mask_where(raw(0), raw(1), raw(2)),
-            false => Dispatch::int_mask_where(raw(0), raw(1), raw(2)),
-        },
+        Op::MaskWhere => by_kind!(
+            float_mask_where,
+            int_mask_where,
+            bool_mask_where,
+            (raw(0), raw(1), raw(2))
+        ),
         Op::Not => Dispatch::bool_not(raw(0)),
         Op::And => Dispatch::bool_and(raw(0), raw(1)),
         Op::Or => Dispatch::bool_or(raw(0), raw(1)),
+        Op::Xor => Dispatch::bool_xor(raw(0), raw(1)),
         Op::Reshape => return inputs[0].clone().reshape(shape),
         Op::Expand => return inputs[0].clone().expand(shape),
         Op::Permute(axes) => return inputs[0].clone().permute(axes),
-        Op::Flip(axes) => match inputs[0].dtype() {
-            dtype if dtype.is_float() => Dispatch::float_flip(raw(0), axes),
-            dtype if dtype.is_bool() => Dispatch::bool_flip(raw(0), axes),
-            _ => Dispatch::int_flip(raw(0), axes),
-        },
+        Op::Flip(axes) => by_kind!(float_flip, int_flip, bool_flip, (raw(0), axes)),
         Op::Slice(spans) => {
             let slices = slices(spans, rows);
-            match inputs[0].dtype() {
-                dtype if dtype.is_float() => Dispatch::float_slice(raw(0), &slices),
-                dtype if dtype.is_bool() => Dispatch::bool_slice(raw(0), &slices),
-                _ => Dispatch::int_slice(raw(0), &slices),
-            }
+            by_kind!(float_slice, int_slice, bool_slice, (raw(0), &slices))
         }
         Op::SliceAssign(spans) => {
             let slices = slices(spans, rows);
-            match inputs[0].is_float() {
-                true => Dispatch::float_slice_assign(raw(0), &slices, raw(1)),
-                false => Dispatch::int_slice_assign(raw(0), &slices, raw(1)),
-            }
+            by_kind!(
+                float_slice_assign,
+                int_slice_assign,
+                bool_slice_assign,
+                (raw(0), &slices, raw(1))
+            )
         }
         Op::Cat(axis) => return Value::cat(inputs.to_vec(), *axis),
         Op::Repeat(axis) => {
             let times = shape[*axis] / inputs[0].shape()[*axis];
-            match inputs[0].dtype() {
-                dtype if dtype.is_float() => Dispatch::float_repeat_dim(raw(0), *axis, times),
-                dtype if dtype.is_bool() => Dispatch::bool_repeat_dim(raw(0), *axis, times),
-                _ => Dispatch::int_repeat_dim(raw(0), *axis, times),
-            }
+            by_kind!(
+                float_repeat_dim,
+                int_repeat_dim,
+                bool_repeat_dim,
+                (raw(0), *axis, times)
+            )
         }
-        Op::Pad { padding, with } => {
-            let mode = match with {
-                PadWith::Constant(number) => PadMode::Constant(*number as f32),
-                PadWith::Reflect => PadMode::Reflect,
-                PadWith::Edge => PadMode::Edge,
-            };
-            Dispatch::float_pad(raw(0), padding, mode)
-        }
-        Op::Select(axis) => match inputs[0].dtype() {
-            dtype if dtype.is_float() => Dispatch::float_select(raw(0), *axis, raw(1)),
-            dtype if dtype.is_bool() => Dispatch::bool_select(raw(0), *axis, raw(1)),
-            _ => Dispatch::int_select(raw(0), *axis, raw(1)),
-        },
-        Op::Gather(axis) => match inputs[0].is_float() {
-            true => Dispatch::float_gather(*axis, raw(0), raw(1)),
-            false => Dispatch::int_gather(*axis, raw(0), raw(1)),
-        },
-        Op::Unfold { axis, size, step } => Dispatch::float_unfold(raw(0), *axis, *size, *step),
+        Op::Pad { padding, with } => return pad(&inputs[0], padding, *with),
+        Op::Select(axis) => by_kind!(
+            float_select,
+            int_select,
+            bool_select,
+            (raw(0), *axis, raw(1))
+        ),
+        Op::Gather(axis) => by_kind!(
+            float_gather,
+            int_gather,
+            bool_gather,
+            (*axis, raw(0), raw(1))
+        ),
+        Op::Scatter(axis, update) => by_kind!(
+            float_scatter,
+            int_scatter,
+            (*axis, raw(0), raw(1), raw(2), *update)
+        ),
+        Op::SelectAssign(axis, update) => by_kind!(
+            float_select_assign,
+            int_select_assign,
+            (raw(0), *axis, raw(1), raw(2), *update)
+        ),
+        Op::Unfold { axis, size, step } => by_kind!(
+            float_unfold,
+            int_unfold,
+            bool_unfold,
+            (raw(0), *axis, *size, *step)
+        ),
         Op::Cast(dtype) => return cast(&inputs[0], *dtype),
         Op::Full { .. } => unreachable!("it needs a device: see `full`"),
     })
@@ -281,15 +399,59 @@ fn avg_pool(x: &Value, pool: &Pool, count_padding: bool) -> Value {
     })
 }
 
-fn interpolation(mode: Interpolation, align_corners: bool) -> InterpolateOptions {
-    let mode = match mode {
+fn interpolation_mode(mode: Interpolation) -> InterpolateMode {
+    match mode {
         Interpolation::Nearest => InterpolateMode::Nearest,
         Interpolation::NearestExact => InterpolateMode::NearestExact,
         Interpolation::Bilinear => InterpolateMode::Bilinear,
         Interpolation::Bicubic => InterpolateMode::Bicubic,
         Interpolation::Lanczos3 => InterpolateMode::Lanczos3,
+    }
+}
+
+fn interpolation(mode: Interpolation, align_corners: bool) -> InterpolateOptions {
+    InterpolateOptions::new(interpolation_mode(mode)).with_align_corners(align_corners)
+}
+
+/// Burn pads with numbers of 32 bits: others are joined on.
+fn pad(x: &Value, padding: &[(usize, usize)], with: PadWith) -> Value {
+    let mode = match with {
+        PadWith::Constant(number) => {
+            let exact = f64::from(number as f32) == number || number.is_nan();
+            if x.is_float() && !exact {
+                return pad_exactly(x, padding, number);
+            }
+            PadMode::Constant(number as f32)
+        }
+        PadWith::Reflect => PadMode::Reflect,
+        PadWith::Edge => PadMode::Edge,
     };
-    InterpolateOptions::new(mode).with_align_corners(align_corners)
+    Value(match x.is_float() {
+        true => Dispatch::float_pad(x.0.clone(), padding, mode),
+        false => Dispatch::int_pad(x.0.clone(), padding, mode),
+    })
+}
+
+fn pad_exactly(x: &Value, padding: &[(usize, usize)], number: f64) -> Value {
+    let block = |x: &Value, axis: usize, size: usize| {
+        let mut shape = x.shape();
+        shape[axis] = size;
+        full(number, x.dtype(), &shape, &x.device())
+    };
+    padding
+        .iter()
+        .enumerate()
+        .fold(x.clone(), |x, (axis, &(before, after))| {
+            let mut parts = Vec::new();
+            if before > 0 {
+                parts.push(block(&x, axis, before));
+            }
+            parts.push(x.clone());
+            if after > 0 {
+                parts.push(block(&x, axis, after));
+            }
+            Value::cat(parts, axis)
+        })
 }
 
 /// Interpolation as one matrix for each axis: most backends have a derivative for few modes.
@@ -323,6 +485,9 @@ pub(crate) fn unary(function: Unary, x: &Value) -> Value {
         let erf = Value(Dispatch::float_erf(x.times(FRAC_1_SQRT_2).0));
         return &x.times(0.5) * &erf.plus(1.0);
     }
+    if let Some(value) = compose::activation(function, x) {
+        return value;
+    }
     let raw = x.0.clone();
     let number = Scalar::Float;
     Value(match function {
@@ -349,15 +514,23 @@ pub(crate) fn unary(function: Unary, x: &Value) -> Value {
         Unary::Tan => Dispatch::float_tan(raw),
         Unary::Sinh => Dispatch::float_sinh(raw),
         Unary::Cosh => Dispatch::float_cosh(raw),
+        Unary::Asin => Dispatch::float_asin(raw),
+        Unary::Acos => Dispatch::float_acos(raw),
         Unary::Atan => Dispatch::float_atan(raw),
+        Unary::Asinh => Dispatch::float_asinh(raw),
+        Unary::Acosh => Dispatch::float_acosh(raw),
+        Unary::Atanh => Dispatch::float_atanh(raw),
         Unary::Round => Dispatch::float_round(raw),
         Unary::Floor => Dispatch::float_floor(raw),
         Unary::Ceil => Dispatch::float_ceil(raw),
+        Unary::Trunc => Dispatch::float_trunc(raw),
         Unary::Add(by) => Dispatch::float_add_scalar(raw, number(by)),
         Unary::Mul(by) => Dispatch::float_mul_scalar(raw, number(by)),
         Unary::Div(by) => Dispatch::float_div_scalar(raw, number(by)),
         Unary::Power(by) => Dispatch::float_powf_scalar(raw, number(by)),
+        Unary::Remainder(by) => Dispatch::float_remainder_scalar(raw, number(by)),
         Unary::Clamp { min, max } => Dispatch::float_clamp(raw, number(min), number(max)),
+        other => unreachable!("{other:?} is composed"),
     })
 }
 
@@ -370,6 +543,19 @@ fn unary_int(function: Unary, x: &Value) -> Value {
         Unary::Div(by) => Dispatch::int_div_scalar(raw, number(by)),
         Unary::Neg => Dispatch::int_neg(raw),
         Unary::Abs => Dispatch::int_abs(raw),
+        Unary::Sign => Dispatch::int_sign(raw),
+        Unary::Power(by) => Dispatch::int_powi_scalar(raw, number(by)),
+        Unary::Remainder(by) => Dispatch::int_remainder_scalar(raw, number(by)),
+        Unary::Clamp { min, max } => {
+            let raw = match min.is_finite() {
+                true => Dispatch::int_clamp_min(raw, number(min)),
+                false => raw,
+            };
+            match max.is_finite() {
+                true => Dispatch::int_clamp_max(raw, number(max)),
+                false => raw,
+            }
+        }
         other => panic!("{other:?} of whole numbers is not supported"),
     })
 }
@@ -380,50 +566,73 @@ fn binary(function: Binary, a: &Value, b: &Value) -> Value {
         (true, Binary::Sub) => a - b,
         (true, Binary::Mul) => a * b,
         (true, Binary::Div) => a / b,
-        (true, Binary::Power) => Value(Dispatch::float_powf(a.0.clone(), b.0.clone())),
+        (true, Binary::Power) => match b.is_float() {
+            true => Value(Dispatch::float_powf(a.0.clone(), b.0.clone())),
+            false => Value(Dispatch::float_powi(a.0.clone(), b.0.clone())),
+        },
+        (true, Binary::Remainder) => Value(Dispatch::float_remainder(a.0.clone(), b.0.clone())),
+        (true, Binary::Atan2) => Value(Dispatch::float_atan2(a.0.clone(), b.0.clone())),
+        (true, Binary::Hypot) => Value(Dispatch::float_hypot(a.0.clone(), b.0.clone())),
         (false, Binary::Add) => Value(Dispatch::int_add(a.0.clone(), b.0.clone())),
         (false, Binary::Sub) => Value(Dispatch::int_sub(a.0.clone(), b.0.clone())),
         (false, Binary::Mul) => Value(Dispatch::int_mul(a.0.clone(), b.0.clone())),
         (false, Binary::Div) => Value(Dispatch::int_div(a.0.clone(), b.0.clone())),
-        (false, Binary::Power) => panic!("powers of whole numbers are not supported"),
+        (false, Binary::Power) => Value(Dispatch::int_powi(a.0.clone(), b.0.clone())),
+        (false, Binary::Remainder) => Value(Dispatch::int_remainder(a.0.clone(), b.0.clone())),
+        (false, Binary::Atan2 | Binary::Hypot) => {
+            panic!("{function:?} of whole numbers is not supported")
+        }
     }
 }
 
 fn reduce(how: Reduce, x: Value, axis: usize) -> Value {
-    Value(match how {
-        Reduce::Sum if !x.is_float() => Dispatch::int_sum_dim(x.0, axis),
-        Reduce::Sum => Dispatch::float_sum_dim(x.0, axis),
-        Reduce::Mean => Dispatch::float_mean_dim(x.0, axis),
-        Reduce::Max => Dispatch::float_max_dim(x.0, axis),
-        Reduce::Min => Dispatch::float_min_dim(x.0, axis),
-        Reduce::Product => Dispatch::float_prod_dim(x.0, axis),
+    Value(match (x.is_float(), how) {
+        (true, Reduce::Sum) => Dispatch::float_sum_dim(x.0, axis),
+        (true, Reduce::Mean) => Dispatch::float_mean_dim(x.0, axis),
+        (true, Reduce::Max) => Dispatch::float_max_dim(x.0, axis),
+        (true, Reduce::Min) => Dispatch::float_min_dim(x.0, axis),
+        (true, Reduce::Product) => Dispatch::float_prod_dim(x.0, axis),
+        (false, Reduce::Sum) => Dispatch::int_sum_dim(x.0, axis),
+        (false, Reduce::Mean) => Dispatch::int_mean_dim(x.0, axis),
+        (false, Reduce::Max) => Dispatch::int_max_dim(x.0, axis),
+        (false, Reduce::Min) => Dispatch::int_min_dim(x.0, axis),
+        (false, Reduce::Product) => Dispatch::int_prod_dim(x.0, axis),
     })
 }
 
 fn compare(how: Compare, a: &Value, b: &Value) -> DispatchTensor {
     let kind = a.device().settings().bool_dtype;
-    let (is_float, a, b) = (a.is_float(), a.0.clone(), b.0.clone());
-    match (is_float, how) {
-        (true, Compare::Equal) => Dispatch::float_equal(a, b, kind),
-        (true, Compare::NotEqual) => Dispatch::float_not_equal(a, b, kind),
-        (true, Compare::Greater) => Dispatch::float_greater(a, b, kind),
-        (true, Compare::GreaterEqual) => Dispatch::float_greater_equal(a, b, kind),
-        (true, Compare::Lower) => Dispatch::float_lower(a, b, kind),
-        (true, Compare::LowerEqual) => Dispatch::float_lower_equal(a, b, kind),
-        (false, Compare::Equal) => Dispatch::int_equal(a, b, kind),
-        (false, Compare::NotEqual) => Dispatch::int_not_equal(a, b, kind),
-        (false, Compare::Greater) => Dispatch::int_greater(a, b, kind),
-        (false, Compare::GreaterEqual) => Dispatch::int_greater_equal(a, b, kind),
-        (false, Compare::Lower) => Dispatch::int_lower(a, b, kind),
-        (false, Compare::LowerEqual) => Dispatch::int_lower_equal(a, b, kind),
+    let (dtype, a, b) = (a.dtype(), a.0.clone(), b.0.clone());
+    match how {
+        Compare::Equal if dtype.is_bool() => Dispatch::bool_equal(a, b),
+        Compare::NotEqual if dtype.is_bool() => Dispatch::bool_not_equal(a, b),
+        Compare::Equal if dtype.is_float() => Dispatch::float_equal(a, b, kind),
+        Compare::NotEqual if dtype.is_float() => Dispatch::float_not_equal(a, b, kind),
+        Compare::Greater if dtype.is_float() => Dispatch::float_greater(a, b, kind),
+        Compare::GreaterEqual if dtype.is_float() => Dispatch::float_greater_equal(a, b, kind),
+        Compare::Lower if dtype.is_float() => Dispatch::float_lower(a, b, kind),
+        Compare::LowerEqual if dtype.is_float() => Dispatch::float_lower_equal(a, b, kind),
+        Compare::Equal => Dispatch::int_equal(a, b, kind),
+        Compare::NotEqual => Dispatch::int_not_equal(a, b, kind),
+        Compare::Greater => Dispatch::int_greater(a, b, kind),
+        Compare::GreaterEqual => Dispatch::int_greater_equal(a, b, kind),
+        Compare::Lower => Dispatch::int_lower(a, b, kind),
+        Compare::LowerEqual => Dispatch::int_lower_equal(a, b, kind),
     }
 }
 
 fn compare_to(how: Compare, x: &Value, number: f64) -> DispatchTensor {
     let kind = x.device().settings().bool_dtype;
-    let (is_float, x) = (x.is_float(), x.0.clone());
+    let (dtype, x) = (x.dtype(), x.0.clone());
+    if dtype.is_bool() {
+        let truth = Scalar::Bool(number != 0.0);
+        return match how {
+            Compare::Equal => Dispatch::bool_equal_elem(x, truth),
+            _ => Dispatch::bool_not_equal_elem(x, truth),
+        };
+    }
     let (float, int) = (Scalar::Float(number), Scalar::Int(number as i64));
-    match (is_float, how) {
+    match (dtype.is_float(), how) {
         (true, Compare::Equal) => Dispatch::float_equal_elem(x, float, kind),
         (true, Compare::NotEqual) => Dispatch::float_not_equal_elem(x, float, kind),
         (true, Compare::Greater) => Dispatch::float_greater_elem(x, float, kind),

@@ -108,7 +108,7 @@ impl Graph {
         match found {
             Some((id, _)) => Ok(id),
             None => self.module_output(name).ok_or_else(|| {
-                let near = self.nearest(name);
+                let near = self.layers_like(name);
                 Error::UnknownLayer {
                     name: name.into(),
                     hint: format!("did you mean {}?", near.join(", ")),
@@ -191,20 +191,41 @@ impl Graph {
             .ok_or(Error::NoSpatialLayer)
     }
 
-    /// The names most like a wrong one.
-    fn nearest(&self, name: &str) -> Vec<String> {
-        let mut known: Vec<(usize, &str)> = self
+    /// The names most like a wrong one, of nodes and of modules that have an output.
+    fn layers_like(&self, name: &str) -> Vec<String> {
+        let nodes: Vec<&str> = self
             .nodes()
             .filter(|(_, node)| !matches!(node.op, Op::Constant))
-            .map(|(_, node)| (distance(name, &node.name), node.name.as_str()))
+            .map(|(_, node)| node.name.as_str())
             .collect();
-        known.sort();
-        known
+        let modules = nodes.iter().flat_map(|name| prefixes(name));
+        let modules: Vec<&str> = nearest(name, modules)
             .into_iter()
-            .take(3)
-            .map(|(_, name)| name.to_owned())
-            .collect()
+            .filter(|module| self.module_output(module).is_some())
+            .collect();
+        let both = nodes.iter().copied().chain(modules);
+        nearest(name, both).into_iter().map(str::to_owned).collect()
     }
+}
+
+/// `layer4` and `layer4.2` of `layer4.2.conv3`.
+pub(super) fn prefixes(name: &str) -> impl Iterator<Item = &str> {
+    name.match_indices('.').map(|(at, _)| &name[..at])
+}
+
+/// The three names that are most like a wrong one, those that begin like it first.
+pub(super) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
+    let mut known: Vec<(usize, usize, &str)> = known
+        .map(|other| {
+            let shared = name.bytes().zip(other.bytes());
+            let shared = shared.take_while(|(a, b)| a == b).count();
+            (distance(name, other), name.len() - shared, other)
+        })
+        .collect();
+    known.sort();
+    known.dedup();
+    known.truncate(3);
+    known.into_iter().map(|(.., name)| name).collect()
 }
 
 /// Levenshtein's edit distance.
@@ -220,4 +241,32 @@ fn distance(a: &str, b: &str) -> usize {
         }
     }
     row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_names_begin_alike() {
+        let known = [
+            "relu_4",
+            "layer1",
+            "layer3",
+            "layer4",
+            "layer4.0.conv1",
+            "layer4.0.conv2",
+            "layer3.0.conv2",
+            "fc",
+        ];
+        let near = |name| nearest(name, known.into_iter());
+        assert_eq!(near("layr4")[0], "layer4");
+        assert_eq!(near("layer5"), ["layer1", "layer3", "layer4"]);
+        assert_eq!(
+            near("layer4.0.conv3")[..2],
+            ["layer4.0.conv1", "layer4.0.conv2"]
+        );
+        assert_eq!(near("flayer4")[0], "layer4");
+        assert_eq!(prefixes("a.1.b").collect::<Vec<_>>(), ["a", "a.1"]);
+    }
 }

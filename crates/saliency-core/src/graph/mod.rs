@@ -5,13 +5,17 @@
 //! the module's code changes. A graph is itself a [`Model`].
 
 mod backward;
+mod builder;
+mod compose;
 mod convert;
+mod cut;
 mod execute;
 mod layer;
 mod names;
 mod op;
 mod passes;
 mod randomise;
+mod recognise;
 mod run;
 mod trace;
 mod value;
@@ -31,14 +35,16 @@ use burn::{
 };
 
 pub use backward::{Activations, Rule, Site};
+pub use builder::GraphBuilder;
 pub use layer::{Layer, LayerInfo};
 pub use op::{
-    Along, Binary, Compare, Interpolation, Op, PadWith, Pool, Reduce, Size, Span, Unary, Window,
+    Along, Binary, Compare, Interpolation, Op, Outside, PadWith, Pool, Reduce, Size, Span, Unary,
+    Window,
 };
 pub use randomise::Randomisation;
 pub use value::Value;
 
-use crate::{error::Error, model::Model, plan::Plan};
+use crate::{error::Error, model::Model, plan::Plan, run::guarded};
 
 /// A node of a [`Graph`], by number. Nodes are numbered in an order in which they can run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -118,6 +124,7 @@ pub struct Graph {
     device: Device,
     dtype: DType,
     compiled: Compiled,
+    probabilities: Arc<OnceLock<Graph>>,
 }
 
 /// The graph compiled for the CPU, once it has been asked for. A graph that is made from another
@@ -163,6 +170,7 @@ impl Graph {
             device,
             dtype,
             compiled: Compiled::default(),
+            probabilities: Arc::default(),
         }
     }
 
@@ -170,6 +178,7 @@ impl Graph {
     fn uncompiled(&self) -> Self {
         Graph {
             compiled: Compiled::default(),
+            probabilities: Arc::default(),
             ..self.clone()
         }
     }
@@ -246,27 +255,41 @@ impl Graph {
     /// (`layer4.2.conv3.weight`).
     ///
     /// # Errors
-    /// [`Error::UnknownLayer`] names a path that no parameter has; [`Error::Shape`].
+    /// [`Error::UnknownLayer`] names a path that no parameter has, and the nearest ones;
+    /// [`Error::Shape`].
     pub fn with_parameters(&self, values: &HashMap<String, Value>) -> Result<Self, Error> {
         let mut graph = self.uncompiled();
         for (path, value) in values {
-            let node = graph
-                .nodes
-                .iter_mut()
-                .find(|node| node.path.as_ref() == Some(path))
-                .ok_or_else(|| Error::UnknownLayer {
+            let mut found = false;
+            for node in &mut graph.nodes {
+                if node.path.as_ref() != Some(path) {
+                    continue;
+                }
+                found = true;
+                let shape = node.value.as_ref().map(Value::shape).unwrap_or_default();
+                let size = |shape: &[usize]| shape.iter().product::<usize>();
+                // Axes of size one may differ: a vector may be stored as it broadcasts.
+                let long = |shape: &[usize]| shape.iter().filter(|&&s| s != 1).count();
+                let given = value.shape();
+                if size(&shape) != size(&given) || (shape != given && long(&shape) > 1) {
+                    return Err(Error::Shape {
+                        what: "a parameter",
+                        expected: format!("{shape:?} for {path}"),
+                        got: given,
+                    });
+                }
+                node.value = Some(value.to_device(&self.device).reshape(&shape));
+            }
+            if !found {
+                let known = self.parameters().map(|(path, _)| path);
+                return Err(Error::UnknownLayer {
                     name: path.clone(),
-                    hint: "it is not a parameter of this graph".into(),
-                })?;
-            let shape = node.value.as_ref().map(Value::shape).unwrap_or_default();
-            if shape != value.shape() {
-                return Err(Error::Shape {
-                    what: "a parameter",
-                    expected: format!("{shape:?} for {path}"),
-                    got: value.shape(),
+                    hint: format!(
+                        "no parameter has this path; did you mean {}?",
+                        layer::nearest(path, known).join(", ")
+                    ),
                 });
             }
-            node.value = Some(value.to_device(&self.device));
         }
         Ok(graph)
     }
@@ -303,14 +326,15 @@ impl Graph {
     }
 
     fn finish(self) -> Result<Self, Error> {
-        let mut graph = passes::canonical(self);
+        let input = self.node(self.input).shape_at(1);
+        let mut graph = guarded(&input, || passes::canonical(self))?;
         names::name(&mut graph);
         let output = graph.node(graph.output);
         match output.shape[..] {
             [Size::Rows(1), Size::Fixed(_)] => Ok(graph),
             _ => Err(Error::trace(format!(
-                "the output's shape does not follow the rows of the input: it is {:?}, and must be [rows, outputs]",
-                output.shape
+                "the output's shape does not follow the rows of the input: it is {}, and must be [rows, outputs]",
+                run::described(&output.shape)
             ))),
         }
     }

@@ -1,4 +1,4 @@
-use burn::tensor::DType;
+use burn::tensor::{DType, IndexingUpdateOp};
 
 /// A size that may grow with the batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -46,12 +46,44 @@ pub struct Pool {
 #[allow(missing_docs)]
 pub enum Unary {
     Relu,
-    LeakyRelu { slope: f64 },
+    LeakyRelu {
+        slope: f64,
+    },
+    Elu {
+        alpha: f64,
+    },
+    Celu {
+        alpha: f64,
+    },
+    Selu,
+    Softplus {
+        beta: f64,
+        threshold: f64,
+    },
+    Mish,
+    Softsign,
+    Silu,
+    HardSwish,
     Gelu,
+    GeluTanh,
+    Tanhshrink,
     Sigmoid,
-    HardSigmoid { alpha: f64, beta: f64 },
+    HardSigmoid {
+        alpha: f64,
+        beta: f64,
+    },
     LogSigmoid,
     Tanh,
+    /// x where it is greater than a number, another number elsewhere.
+    Threshold {
+        above: f64,
+        value: f64,
+    },
+    /// x - bias sign(x) where |x| is greater than lambda, zero elsewhere.
+    Shrink {
+        lambda: f64,
+        bias: f64,
+    },
     Exp,
     Log,
     Log1p,
@@ -66,15 +98,26 @@ pub enum Unary {
     Tan,
     Sinh,
     Cosh,
+    Asin,
+    Acos,
     Atan,
+    Asinh,
+    Acosh,
+    Atanh,
     Round,
     Floor,
     Ceil,
+    Trunc,
     Add(f64),
     Mul(f64),
     Div(f64),
     Power(f64),
-    Clamp { min: f64, max: f64 },
+    /// The remainder of a division, with the divisor's sign.
+    Remainder(f64),
+    Clamp {
+        min: f64,
+        max: f64,
+    },
 }
 
 /// Functions of two numbers, with broadcasting.
@@ -86,6 +129,9 @@ pub enum Binary {
     Mul,
     Div,
     Power,
+    Remainder,
+    Atan2,
+    Hypot,
 }
 
 /// How an axis is reduced; it stays with size one.
@@ -106,7 +152,12 @@ pub enum Along {
     Softmax,
     LogSoftmax,
     Softmin,
+    /// exp(x) / (1 + sum exp(x)).
+    QuietSoftmax,
     CumulativeSum,
+    CumulativeProduct,
+    CumulativeMin,
+    CumulativeMax,
 }
 
 /// Comparisons.
@@ -139,6 +190,15 @@ pub enum Interpolation {
     Bilinear,
     Bicubic,
     Lanczos3,
+}
+
+/// What a picture is outside of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Outside {
+    Zeros,
+    Border,
+    Reflection,
 }
 
 /// A slice of one axis.
@@ -190,6 +250,49 @@ pub enum Op {
         /// Added to the variance.
         epsilon: f64,
     },
+    /// The same over each group of the channels of axis 1 and all positions: x, gamma?, beta?
+    GroupNorm {
+        /// Groups of channels; as many as channels in an instance norm.
+        groups: usize,
+        /// Added to the variance.
+        epsilon: f64,
+    },
+    /// gamma x / sqrt(mean x^2 + epsilon) over the last axis: x, gamma.
+    RmsNorm {
+        /// Added to the mean square.
+        epsilon: f64,
+    },
+    /// c / sqrt(mean c^2 + epsilon) over some axes, with c = x - mean x, or x itself: x.
+    Standardise {
+        /// The axes.
+        axes: Vec<usize>,
+        /// Added to the mean square.
+        epsilon: f64,
+        /// Whether the mean is subtracted.
+        centred: bool,
+    },
+    /// Convolution whose window's elements are moved: x, offset, weight, mask?, bias?
+    DeformConv {
+        /// Where it lies.
+        window: Window,
+        /// Groups of channels.
+        groups: usize,
+        /// Groups of channels that share their offsets.
+        offset_groups: usize,
+        /// Whether the fourth input is a mask.
+        masked: bool,
+    },
+    /// Values at given places of a picture: x, grid [rows, height, width, 2].
+    GridSample {
+        /// How values between positions are made.
+        mode: Interpolation,
+        /// What lies outside.
+        outside: Outside,
+        /// Whether -1 and 1 are the middles of the outermost positions.
+        align_corners: bool,
+    },
+    /// Windows of a picture as columns: x.
+    UnfoldWindows(Pool),
     /// Rows of a table: weights, indices.
     Embedding,
     /// Largest value of each window: x.
@@ -227,6 +330,19 @@ pub enum Op {
     Reduce(Reduce, Vec<usize>),
     /// The index of the largest along an axis: x.
     ArgMax(usize),
+    /// The index of the smallest along an axis: x.
+    ArgMin(usize),
+    /// The indices in order of the values along an axis: x.
+    ArgSort {
+        /// The axis.
+        axis: usize,
+        /// Whether the largest comes first.
+        descending: bool,
+    },
+    /// Whether it is not a number: x.
+    IsNan,
+    /// Whether it is infinite: x.
+    IsInf,
     /// A comparison of two: a, b.
     Compare(Compare),
     /// A comparison with a number: x.
@@ -241,6 +357,8 @@ pub enum Op {
     And,
     /// Or: a, b.
     Or,
+    /// One of two, but not both: a, b.
+    Xor,
     /// The node's shape: x.
     Reshape,
     /// Broadcast to the node's shape: x.
@@ -268,6 +386,10 @@ pub enum Op {
     Select(usize),
     /// One index for each element: x, indices.
     Gather(usize),
+    /// Values brought to one index for each of them: x, indices, values.
+    Scatter(usize, IndexingUpdateOp),
+    /// Values brought to some indices of an axis: x, indices, values.
+    SelectAssign(usize, IndexingUpdateOp),
     /// Windows of an axis as a new last axis: x.
     Unfold {
         /// The axis.
@@ -300,6 +422,12 @@ impl Op {
             Op::Matmul => "matmul",
             Op::BatchNorm { .. } => "batch_norm",
             Op::LayerNorm { .. } => "layer_norm",
+            Op::GroupNorm { .. } => "group_norm",
+            Op::RmsNorm { .. } => "rms_norm",
+            Op::Standardise { .. } => "standardise",
+            Op::DeformConv { .. } => "deform_conv",
+            Op::GridSample { .. } => "grid_sample",
+            Op::UnfoldWindows(_) => "unfold",
             Op::Embedding => "embedding",
             Op::MaxPool(_) => "max_pool",
             Op::AvgPool { .. } => "avg_pool",
@@ -312,22 +440,34 @@ impl Op {
             Op::Binary(Binary::Mul) => "mul",
             Op::Binary(Binary::Div) => "div",
             Op::Binary(Binary::Power) => "power",
+            Op::Binary(Binary::Remainder) => "remainder",
+            Op::Binary(Binary::Atan2) => "atan2",
+            Op::Binary(Binary::Hypot) => "hypot",
             Op::Along(Along::Softmax, _) => "softmax",
             Op::Along(Along::LogSoftmax, _) => "log_softmax",
             Op::Along(Along::Softmin, _) => "softmin",
+            Op::Along(Along::QuietSoftmax, _) => "quiet_softmax",
             Op::Along(Along::CumulativeSum, _) => "cumsum",
+            Op::Along(Along::CumulativeProduct, _) => "cumprod",
+            Op::Along(Along::CumulativeMin, _) => "cummin",
+            Op::Along(Along::CumulativeMax, _) => "cummax",
             Op::Reduce(Reduce::Sum, _) => "sum",
             Op::Reduce(Reduce::Mean, _) => "mean",
             Op::Reduce(Reduce::Max, _) => "max",
             Op::Reduce(Reduce::Min, _) => "min",
             Op::Reduce(Reduce::Product, _) => "product",
             Op::ArgMax(_) => "argmax",
+            Op::ArgMin(_) => "argmin",
+            Op::ArgSort { .. } => "argsort",
+            Op::IsNan => "is_nan",
+            Op::IsInf => "is_inf",
             Op::Compare(_) | Op::CompareTo(..) => "compare",
             Op::MaskFill(_) => "mask_fill",
             Op::MaskWhere => "mask_where",
             Op::Not => "not",
             Op::And => "and",
             Op::Or => "or",
+            Op::Xor => "xor",
             Op::Reshape => "reshape",
             Op::Expand => "expand",
             Op::Permute(_) => "permute",
@@ -339,6 +479,8 @@ impl Op {
             Op::Pad { .. } => "pad",
             Op::Select(_) => "select",
             Op::Gather(_) => "gather",
+            Op::Scatter(..) => "scatter",
+            Op::SelectAssign(..) => "select_assign",
             Op::Unfold { .. } => "unfold",
             Op::Cast(_) => "cast",
             Op::Full { .. } => "full",
@@ -363,11 +505,23 @@ impl Unary {
         match self {
             Unary::Relu => "relu",
             Unary::LeakyRelu { .. } => "leaky_relu",
+            Unary::Elu { .. } => "elu",
+            Unary::Celu { .. } => "celu",
+            Unary::Selu => "selu",
+            Unary::Softplus { .. } => "softplus",
+            Unary::Mish => "mish",
+            Unary::Softsign => "softsign",
+            Unary::Silu => "silu",
+            Unary::HardSwish => "hard_swish",
             Unary::Gelu => "gelu",
+            Unary::GeluTanh => "gelu_tanh",
+            Unary::Tanhshrink => "tanhshrink",
             Unary::Sigmoid => "sigmoid",
             Unary::HardSigmoid { .. } => "hard_sigmoid",
             Unary::LogSigmoid => "log_sigmoid",
             Unary::Tanh => "tanh",
+            Unary::Threshold { .. } => "threshold",
+            Unary::Shrink { .. } => "shrink",
             Unary::Exp => "exp",
             Unary::Log => "log",
             Unary::Log1p => "log1p",
@@ -382,14 +536,21 @@ impl Unary {
             Unary::Tan => "tan",
             Unary::Sinh => "sinh",
             Unary::Cosh => "cosh",
+            Unary::Asin => "asin",
+            Unary::Acos => "acos",
             Unary::Atan => "atan",
+            Unary::Asinh => "asinh",
+            Unary::Acosh => "acosh",
+            Unary::Atanh => "atanh",
             Unary::Round => "round",
             Unary::Floor => "floor",
             Unary::Ceil => "ceil",
+            Unary::Trunc => "trunc",
             Unary::Add(_) => "add_number",
             Unary::Mul(_) => "mul_number",
             Unary::Div(_) => "div_number",
             Unary::Power(_) => "power_number",
+            Unary::Remainder(_) => "remainder_number",
             Unary::Clamp { .. } => "clamp",
         }
     }

@@ -1,11 +1,17 @@
 //! Other values for the parameters of some modules, to see what a method owes to them.
 
+use std::collections::HashMap;
+
 use burn::tensor::TensorData;
 use rand::{SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use super::{Graph, Op, value::Value};
+use super::{
+    Graph, Op,
+    layer::{nearest, prefixes},
+    value::Value,
+};
 use crate::{error::Error, noise::standard_normal};
 
 /// What parameters are replaced by.
@@ -38,6 +44,17 @@ impl Graph {
             }
         }
         modules
+    }
+
+    /// All modules where there are few, else those with the names most like a wrong one.
+    fn modules_like(&self, name: &str) -> String {
+        let all = self.modules();
+        if all.len() <= 8 {
+            return format!("the modules with parameters are {}", all.join(", "));
+        }
+        let larger = all.iter().flat_map(|module| prefixes(module));
+        let near = nearest(name, larger.chain(all.iter().map(String::as_str)));
+        format!("did you mean {}?", near.join(", "))
     }
 
     /// The same graph with the parameters of some modules replaced: one module, or all inside a
@@ -79,12 +96,15 @@ impl Graph {
     ) -> Result<Graph, Error> {
         let mut graph = self.uncompiled();
         let mut found = vec![false; modules.len()];
-        let mut number = 0;
+        // Parameters count from the input to the output; one of the same path is the same.
+        let mut numbers: HashMap<String, usize> = HashMap::new();
+        let mut count = 0;
         for node in &mut graph.nodes {
             let (Some(path), Some(value)) = (&node.path, &node.value) else {
                 continue;
             };
-            number += 1;
+            count += 1;
+            let number = *numbers.entry(path.clone()).or_insert(count);
             if !value.is_float() {
                 continue;
             }
@@ -101,10 +121,7 @@ impl Graph {
         match found.iter().position(|found| !found) {
             Some(missing) => Err(Error::UnknownLayer {
                 name: modules[missing].as_ref().into(),
-                hint: format!(
-                    "the modules with parameters are {}",
-                    self.modules().join(", ")
-                ),
+                hint: self.modules_like(modules[missing].as_ref()),
             }),
             None => Ok(graph),
         }

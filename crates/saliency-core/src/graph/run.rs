@@ -32,7 +32,7 @@ impl Graph {
         wanted: &[NodeId],
         change: &mut dyn FnMut(NodeId, Value) -> Value,
     ) -> Vec<Value> {
-        let rows = self.rows(feeds);
+        let rows = self.rows(feeds).unwrap_or_else(|error| panic!("{error}"));
         let needed = self.needed(feeds, wanted);
         let mut uses = vec![0; self.nodes.len()];
         for id in (0..self.nodes.len()).filter(|&id| needed[id]) {
@@ -80,7 +80,7 @@ impl Graph {
     }
 
     /// Which nodes must be computed.
-    fn needed(&self, feeds: &[(NodeId, Value)], wanted: &[NodeId]) -> Vec<bool> {
+    pub(super) fn needed(&self, feeds: &[(NodeId, Value)], wanted: &[NodeId]) -> Vec<bool> {
         let mut needed = vec![false; self.nodes.len()];
         let given = |id: NodeId| feeds.iter().any(|(feed, _)| *feed == id);
         let mut stack: Vec<NodeId> = wanted.to_vec();
@@ -94,7 +94,7 @@ impl Graph {
     }
 
     /// The batch's rows, from the shape of a feed.
-    fn rows(&self, feeds: &[(NodeId, Value)]) -> usize {
+    pub(super) fn rows(&self, feeds: &[(NodeId, Value)]) -> Result<usize, Error> {
         let (id, value) = feeds.first().expect("something must be given");
         let (expected, got) = (&self.node(*id).shape, value.shape());
         let rows = expected
@@ -104,14 +104,17 @@ impl Graph {
                 Size::Rows(times) if got % times == 0 => Some(got / times),
                 _ => None,
             });
-        let fits = |rows: usize| self.node(*id).shape_at(rows) == got;
-        match rows {
-            Some(rows) if fits(rows) => rows,
-            _ => panic!(
-                "the graph was traced for shape {} at {}, and was given {got:?}",
-                described(expected),
-                self.node(*id).name
-            ),
+        let fits = |rows: &usize| self.node(*id).shape_at(*rows) == got;
+        rows.filter(fits).ok_or_else(|| self.misfit(*id, value))
+    }
+
+    /// The error for a value of another shape than its node.
+    pub(super) fn misfit(&self, id: NodeId, value: &Value) -> Error {
+        let node = self.node(id);
+        Error::Shape {
+            what: "a node's value",
+            expected: format!("{} at {}", described(&node.shape), node.name),
+            got: value.shape(),
         }
     }
 

@@ -167,3 +167,245 @@ fn every_interpolation_has_its_derivative() {
         }
     }
 }
+
+fn recorded<const D: usize>(x: Tensor<D>, forward: impl Fn(Tensor<D>) -> Tensor<2>) -> Graph {
+    let net = Net::relu(&Device::flex());
+    let graph = Graph::trace(&net, |_, x| forward(x), &x).unwrap();
+    assert_close(graph.forward(x.clone()), forward(x), 1e-6);
+    graph
+}
+
+/// The values and the gradient of the second output beside Burn's own.
+fn differentiated<const D: usize>(x: Tensor<D>, forward: impl Fn(Tensor<D>) -> Tensor<2>) {
+    let graph = recorded(x.clone(), &forward);
+    let want = Gradient.explain(&|x| forward(x), x.clone(), 1).unwrap();
+    let got = Gradient.explain(&graph, x.clone(), 1).unwrap();
+    assert_close(got.values, want.values.clone(), 1e-5);
+    let all = graph.activations(x.into()).unwrap();
+    let outputs = all.get(graph.output()).unwrap();
+    let mut one = outputs.zeros_like().tensor::<2>();
+    let rows = one.dims()[0];
+    one = one.slice_assign([0..rows, 1..2], Tensor::ones([rows, 1], &Device::flex()));
+    let plain = |_: &Site, _: &Value| Ok(None);
+    let seeds = vec![(graph.output(), one.into())];
+    let own = graph.backward(&all, seeds, &plain, &[graph.input()]);
+    let own = own.unwrap().remove(0).unwrap();
+    assert_close(own.tensor::<D>(), want.values, 1e-5);
+}
+
+fn table() -> Tensor<2> {
+    image(3, 9).flatten::<2>(1, 3).narrow(1, 0, 6)
+}
+
+#[test]
+fn functions_of_one_and_two_numbers() {
+    type Function = fn(Tensor<2>) -> Tensor<2>;
+    let smooth: [Function; 12] = [
+        |x| x.tanh().mul_scalar(0.9).asin(),
+        |x| x.tanh().mul_scalar(0.9).acos(),
+        |x| x.tanh().mul_scalar(0.9).atanh(),
+        |x| x.asinh(),
+        |x| (x.abs() + 1.5).acosh(),
+        |x| x.clone().atan2(x.sin() + 2.0),
+        |x| x.clone().hypot(x.cos()),
+        |x| x.cumsum(1),
+        |x| (x.tanh() + 2.0).cumprod(1),
+        |x| x.clone().sort(1).mul(x),
+        |x| x.clone().topk(4, 1) * 2.0,
+        |x| x.sort_descending(1) * 3.0,
+    ];
+    for function in smooth {
+        differentiated(table(), function);
+    }
+    let steps: [Function; 8] = [
+        |x| x.trunc(),
+        |x| x.remainder_scalar(0.7),
+        |x| x.clone().remainder(x.abs() + 0.3),
+        |x| x.clone().cummax(1) + x.cummin(1),
+        |x| {
+            let broken = x.clone().log();
+            x.mask_fill(broken.is_nan(), 7.0)
+        },
+        |x| {
+            let broken = x.clone().clamp_min(0.0).recip();
+            x.mask_fill(broken.is_inf(), 7.0)
+        },
+        |x| {
+            let (low, at) = x.clone().min_dim_with_indices(1);
+            x * low + at.float()
+        },
+        |x| x.clone().argmin(1).float() + x.clone().argsort(1).float() + x.max_abs_dim(1),
+    ];
+    for function in steps {
+        recorded(table(), function);
+    }
+}
+
+#[test]
+fn masks_and_whole_numbers() {
+    type Function = fn(Tensor<2>) -> Tensor<2>;
+    let functions: [Function; 9] = [
+        |x| {
+            let (a, b) = (x.clone().greater_elem(0.0), x.clone().greater_elem(0.5));
+            x.mask_fill(a.clone().bool_xor(b.clone()), 3.0)
+                .mask_fill(a.equal(b), -2.0)
+        },
+        |x| {
+            let (a, b) = (x.clone().greater_elem(0.0), x.clone().lower_elem(0.5));
+            let c = a.clone().mask_where(b.clone(), a.clone().bool_not());
+            let c = c.slice_assign([0..2, 0..1], b.slice([0..2, 1..2]));
+            x.mask_fill(c.clone().any_dim(1).expand([-1, 6]), 3.0) + c.all_dim(1).float()
+        },
+        |x| {
+            let i = x.clone().mul_scalar(5.0).int();
+            let i = i.clone().clamp(-3, 4) * i.clone().clamp_min(1) + i.clone().powi_scalar(2);
+            x + i.abs().float()
+        },
+        |x| {
+            let i = x.clone().mul_scalar(5.0).int();
+            let wide = i.clone().max_dim(1) - i.clone().min_dim(1) * i.clone().sum_dim(1);
+            x + wide.float() + i.clone().argmax(1).float() + i.sign().float()
+        },
+        |x| {
+            let i = x.clone().mul_scalar(5.0).int();
+            let i = i.clone().sort(1).cumsum(1) + i.remainder_scalar(3);
+            x + i.float()
+        },
+        |x| {
+            let i = x.clone().argsort(1);
+            x.clone()
+                .scatter(1, i, x, burn::tensor::IndexingUpdateOp::Add)
+        },
+        |x| {
+            let places = Tensor::<1, burn::tensor::Int>::from_ints([1, 4], &x.device());
+            let values = x.clone().narrow(1, 0, 2);
+            x.select_assign(1, places, values, burn::tensor::IndexingUpdateOp::Add)
+        },
+        |x| {
+            let own = Tensor::<1>::from_floats([1.0, -2.0, 3.0], &x.device());
+            let (sum, max) = (own.clone().sum(), own.clone().abs().max());
+            x * (sum + max + own.mean()).reshape([1, 1])
+        },
+        |x| {
+            let i = x.clone().mul_scalar(5.0).int();
+            let padded = i.pad([(0, 0), (1, 0)], burn::tensor::ops::PadMode::Constant(2.0));
+            x + padded.narrow(1, 0, 6).float()
+        },
+    ];
+    for function in functions {
+        recorded(table(), function);
+    }
+}
+
+#[test]
+fn operations_on_pictures() {
+    use burn::{
+        nn::conv::DeformConv2dConfig,
+        tensor::{
+            module::unfold4d,
+            ops::{GridSampleOptions, InterpolateMode, UnfoldOptions},
+        },
+    };
+    let device = Device::flex();
+    let options = UnfoldOptions::new([2, 1], [1, 0], [1, 2]);
+    differentiated(image(2, 1), |x| {
+        unfold4d(x, [3, 2], options.clone()).flatten::<2>(1, 2)
+    });
+
+    let grid = image(1, 4).flatten::<2>(1, 3).tanh();
+    let grid = grid.narrow(1, 0, 40).into_data();
+    for align in [true, false] {
+        let options = GridSampleOptions::new(InterpolateMode::Bilinear).with_align_corners(align);
+        recorded(image(2, 1), |x| {
+            let rows = x.dims()[0];
+            let grid = Tensor::<2>::from_data(grid.clone(), &x.device());
+            let grid = grid.reshape([1, 5, 4, 2]).expand([rows, 5, 4, 2]);
+            x.grid_sample_2d(grid, options.clone()).flatten::<2>(1, 3)
+        });
+    }
+
+    let conv = DeformConv2dConfig::new([3, 4], [3, 3]).init(&device);
+    let x = image(2, 1);
+    let forward = |m: &burn::nn::conv::DeformConv2d, x: Tensor<4>| {
+        let [rows, ..] = x.dims();
+        let offset = Tensor::cat(vec![x.clone(); 6], 1).slice([0..rows, 0..18, 0..7, 0..6]);
+        m.forward(x, offset.tanh(), None).flatten::<2>(1, 3)
+    };
+    let graph = Graph::trace(&conv, forward, &x).unwrap();
+    assert_close(graph.forward(x.clone()), forward(&conv, x.clone()), 1e-6);
+    let want = Gradient
+        .explain(&|x| forward(&conv, x), x.clone(), 1)
+        .unwrap();
+    let got = Gradient.explain(&graph, x.clone(), 1).unwrap();
+    assert_close(got.values, want.values, 1e-5);
+    let lrp = crate::Lrp::epsilon_plus().explain(&graph, x, 1).unwrap();
+    let delta = lrp.evidence.delta.unwrap();
+    assert_eq!(delta.len(), 2);
+}
+
+#[test]
+fn attention_that_looks_back_only() {
+    use burn::tensor::{module::attention, ops::AttentionModuleOptions};
+    let heads = |x: Tensor<4>| {
+        let [rows, ..] = x.dims();
+        x.reshape([rows as i32, 3, 9, 8])
+    };
+    for (causal, softcap) in [(true, None), (false, Some(0.8)), (true, Some(1.5))] {
+        let forward = |x: Tensor<4>| {
+            let x = heads(x);
+            let options = AttentionModuleOptions {
+                scale: None,
+                softcap,
+                is_causal: causal,
+            };
+            let queries = x.clone().narrow(2, 3, 6).sin();
+            attention(queries, x.clone(), x.cos(), None, None, options).flatten::<2>(1, 3)
+        };
+        differentiated(image(2, 3), forward);
+    }
+}
+
+#[test]
+fn operations_that_cannot_run_are_placed() {
+    let net = Net::relu(&Device::flex());
+    let over_rows = |m: &Net, x: Tensor<4>| {
+        let y = m.forward(x);
+        y.clone() / y.sum().reshape([1, 1])
+    };
+    let error = Graph::trace(&net, over_rows, &image(1, 0)).unwrap_err();
+    let text = error.to_string();
+    assert!(
+        matches!(error, crate::Error::UnsupportedOp { .. }),
+        "{text}"
+    );
+    assert!(
+        text.contains("uses Sum") && text.contains("after head"),
+        "{text}"
+    );
+    let first = |m: &Net, x: Tensor<4>| m.forward(x.clone() * x.sum().reshape([1, 1, 1, 1]));
+    let text = Graph::trace(&net, first, &image(1, 0))
+        .unwrap_err()
+        .to_string();
+    assert!(text.contains("before any module"), "{text}");
+}
+
+/// Constants are computed when a graph is made: what fails there is an error.
+#[test]
+fn constants_that_cannot_be_computed_are_errors() {
+    let x = image(1, 0);
+    let mut builder = GraphBuilder::new(&x);
+    let flat = builder.reshape(builder.input(), &[Size::Rows(1), Size::Fixed(216)]);
+    let out = flat.unwrap();
+    let mut graph = builder.build(out).unwrap();
+    let shape = vec![Size::Fixed(2), Size::Fixed(3)];
+    let data = Tensor::<2>::ones([2, 3], &Device::flex());
+    let mut constant = Node::new(Op::Constant, Vec::new(), shape.clone(), None);
+    constant.value = Some(data.into());
+    let constant = graph.add(constant);
+    graph.add(Node::new(Op::Matmul, vec![constant, constant], shape, None));
+    let error = graph.finish().unwrap_err();
+    assert!(
+        matches!(error, crate::Error::ModelPanicked { .. }),
+        "{error}"
+    );
+}

@@ -113,7 +113,7 @@ impl Recording {
 }
 
 /// The input's shape with the rows left open.
-fn sizes_of(shape: &[usize]) -> Vec<Size> {
+pub(super) fn sizes_of(shape: &[usize]) -> Vec<Size> {
     let mut sizes: Vec<Size> = shape.iter().map(|&s| Size::Fixed(s)).collect();
     sizes[0] = Size::Rows(1);
     sizes
@@ -278,13 +278,14 @@ impl Builder {
         for (a, b) in one.inputs().zip(two.inputs()) {
             self.twins.insert(a.id, b.id);
         }
-        let Converted { emits, outputs } = convert(one, two, &shapes, self.rows)?;
+        let Converted { emits, outputs } =
+            convert(one, two, &shapes, self.rows).map_err(|error| self.placed(error, one))?;
         let mut made: Vec<NodeId> = Vec::new();
         for Emit {
             op,
             inputs,
             shape,
-            from,
+            value,
         } in emits
         {
             let inputs = inputs
@@ -294,13 +295,45 @@ impl Builder {
                     super::convert::From::Emitted(index) => Ok(made[index]),
                 })
                 .collect::<Result<Vec<_>, _>>()?;
-            let node = Node::new(op, inputs, shape, from);
+            let mut node = Node::new(op, inputs, shape, None);
+            node.value = value.map(|data| Value::from_data(data, &self.graph.device));
             made.push(self.graph.add(node));
         }
         for (id, index) in outputs {
             self.nodes.insert(id, made[index]);
         }
         Ok(())
+    }
+
+    /// Says in an error about an operation which module the operation came after.
+    fn placed(&self, error: Error, operation: &OperationIr) -> Error {
+        let Error::UnsupportedOp { op, place } = error else {
+            return error;
+        };
+        let mut seen = vec![false; self.graph.nodes.len()];
+        for input in operation.inputs() {
+            if let Some(node) = self.nodes.get(&input.id) {
+                seen[node.0] = true;
+            }
+        }
+        let module = (0..seen.len()).rev().find_map(|id| {
+            if !seen[id] {
+                return None;
+            }
+            let node = &self.graph.nodes[id];
+            for input in &node.inputs {
+                seen[input.0] = true;
+            }
+            let paths = node.inputs.iter();
+            let path = paths.filter_map(|input| self.graph.node(*input).path.as_deref());
+            path.map(|path| path.rsplit_once('.').map_or(path, |(module, _)| module))
+                .next()
+        });
+        let place = match module {
+            Some(module) => format!("{place}, after {module}"),
+            None => format!("{place}, before any module with parameters"),
+        };
+        Error::UnsupportedOp { op, place }
     }
 
     /// The node of a tensor; tensors that no operation made are constants.

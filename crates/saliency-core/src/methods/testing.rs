@@ -104,7 +104,7 @@ fn normal<const D: usize>(shape: [usize; D], sample: usize, scale: f32) -> Tenso
     TensorData::new(values.iter().map(|v| v * scale).collect::<Vec<_>>(), shape)
 }
 
-fn seeded<const D: usize>(
+pub fn seeded<const D: usize>(
     shape: [usize; D],
     sample: usize,
     scale: f32,

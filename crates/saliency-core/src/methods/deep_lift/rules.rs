@@ -65,6 +65,19 @@ impl Pair<'_> {
             Op::Along(Along::Softmin, axis) => Ok(Some(self.softmax(m, *axis, -1.0))),
             Op::Along(Along::LogSoftmax, axis) => Ok(Some(self.log_softmax(m, *axis, 1.0))),
             Op::LayerNorm { epsilon } if only_first => Ok(Some(self.layer_norm(m, *epsilon))),
+            Op::GroupNorm { groups, epsilon } if only_first => {
+                Ok(Some(self.group_norm(m, *groups, *epsilon)))
+            }
+            Op::RmsNorm { epsilon } if only_first => {
+                let axes = [m.rank() - 1];
+                let m = m * &self.site.inputs[1];
+                Ok(Some(self.standardised(&m, &axes, *epsilon, false)))
+            }
+            Op::Standardise {
+                axes,
+                epsilon,
+                centred,
+            } => Ok(Some(self.standardised(m, axes, *epsilon, *centred))),
             Op::MaskFill(_) | Op::MaskWhere => self.choice(m).map(Some),
             Op::Binary(Binary::Add | Binary::Sub) | Op::Cat(_) => Ok(None),
             Op::Reduce(Reduce::Product, _) => self.halfway(m),
@@ -83,10 +96,8 @@ impl Pair<'_> {
                 | Unary::LeakyRelu { .. }
                 | Unary::Sigmoid
                 | Unary::Tanh
-                // The parts of Burn's ELU and softplus.
-                | Unary::Exp
-                | Unary::Log
-                | Unary::Log1p,
+                | Unary::Elu { .. }
+                | Unary::Softplus { .. },
             ) => self.elementwise(m),
             Op::MaskFill(_) | Op::MaskWhere => self.choice(m).map(Some),
             Op::MaxPool(_) => self.extreme(m, 1.0),
@@ -204,27 +215,36 @@ impl Pair<'_> {
         self.first((m - &of_l).times(sign))
     }
 
-    /// y = gamma c s + beta with c = x - mean x and s = 1 / sqrt(mean c^2 + epsilon).
+    /// Times gamma, the rest as standardising.
     fn layer_norm(&self, m: &Value, epsilon: f64) -> Vec<Option<Value>> {
         let axis = m.rank() - 1;
-        let parts = |x: &Value| {
-            let c = x - &x.mean_dims(&[axis]);
-            let variance = (&c * &c).mean_dims(&[axis]).plus(epsilon);
-            let s = Value::from(variance.typed().sqrt()).recip();
-            (c, s)
+        self.standardised(&(m * &self.site.inputs[1]), &[axis], epsilon, true)
+    }
+
+    fn group_norm(&self, m: &Value, groups: usize, epsilon: f64) -> Vec<Option<Value>> {
+        let shape = m.shape();
+        let mut channels = vec![1; shape.len()];
+        channels[1] = shape[1];
+        let m = match self.site.inputs.get(1) {
+            Some(gamma) => m * &gamma.clone().reshape(&channels),
+            None => m.clone(),
         };
-        let ((c, s), (c0, s0)) = (parts(&self.site.inputs[0]), parts(&self.inputs[0]));
-        let m = m * &self.site.inputs[1];
-        let centre = mean(&c, &c0);
-        let of_s = (&m * &centre).sum_dims(&[axis]);
-        // (s - s0) / (v - v0) = -s^2 s0^2 / (s + s0) for s = v^(-1/2).
-        let product = &s * &s0;
-        let of_v = &of_s * &(&(&product * &product) / &(&s + &s0)).times(-1.0);
-        let width = self.site.inputs[0].shape()[axis] as f64;
-        let of_square = &of_v * &centre.times(2.0 / width);
-        let of_c = &(&m * &mean(&s, &s0)) + &of_square;
-        let passed = &of_c - &of_c.mean_dims(&[axis]);
-        self.first(passed)
+        let inside = shape[1..].iter().product::<usize>() / groups;
+        let grouped = |v: &Value| v.clone().reshape(&[shape[0], groups, inside]);
+        let [m, x, x0] = [&m, &self.site.inputs[0], &self.inputs[0]].map(grouped);
+        let passed = standardised(&m, [&x, &x0], &[2], epsilon, true);
+        self.first(passed.reshape(&shape))
+    }
+
+    fn standardised(
+        &self,
+        m: &Value,
+        axes: &[usize],
+        epsilon: f64,
+        centred: bool,
+    ) -> Vec<Option<Value>> {
+        let inputs = [&self.site.inputs[0], &self.inputs[0]];
+        self.first(standardised(m, inputs, axes, epsilon, centred))
     }
 
     /// x where a mask is false, another value v where it is true. Where the mask is the same
@@ -258,6 +278,39 @@ impl Pair<'_> {
             });
         }
         Ok(passed)
+    }
+}
+
+/// y = c s with c = x - mean x (or x itself) and s = 1 / sqrt(mean c^2 + epsilon), at the
+/// input and at the baseline.
+fn standardised(
+    m: &Value,
+    inputs: [&Value; 2],
+    axes: &[usize],
+    epsilon: f64,
+    centred: bool,
+) -> Value {
+    let [(c, s), (c0, s0)] = inputs.map(|x| {
+        let c = match centred {
+            true => x - &x.mean_dims(axes),
+            false => x.clone(),
+        };
+        let square = (&c * &c).mean_dims(axes).plus(epsilon);
+        let s = Value::from(square.typed().sqrt()).recip();
+        (c, s)
+    });
+    let centre = mean(&c, &c0);
+    let of_s = (m * &centre).sum_dims(axes);
+    // (s - s0) / (v - v0) = -s^2 s0^2 / (s + s0) for s = v^(-1/2).
+    let product = &s * &s0;
+    let of_v = &of_s * &(&(&product * &product) / &(&s + &s0)).times(-1.0);
+    let shape = m.shape();
+    let width: usize = axes.iter().map(|&axis| shape[axis]).product();
+    let of_square = &of_v * &centre.times(2.0 / width as f64);
+    let of_c = &(m * &mean(&s, &s0)) + &of_square;
+    match centred {
+        true => &of_c - &of_c.mean_dims(axes),
+        false => of_c,
     }
 }
 

@@ -210,9 +210,14 @@ impl Rule for Plan<'_> {
 }
 
 impl Plan<'_> {
-    /// A signal takes all where the other factor is a gate; otherwise both get the same.
+    /// A signal takes all where the other factor is a gate or a place; otherwise both get the
+    /// same.
     fn product(&self, site: &Site, relevance: &Value) -> Passed {
         let mut takers: Vec<usize> = (0..site.inputs.len()).filter(|&i| site.needed[i]).collect();
+        let places = matches!(site.node.op, Op::DeformConv { .. } | Op::GridSample { .. });
+        if places && site.needed[0] {
+            takers = vec![0];
+        }
         let signals: Vec<usize> = takers
             .iter()
             .copied()
@@ -274,12 +279,19 @@ fn kind(node: &Node, needed: &[bool]) -> Kind {
         | Op::Interpolate { .. }
         | Op::Reduce(Reduce::Sum | Reduce::Mean, _)
         | Op::Along(Along::CumulativeSum, _) => Kind::Sum,
+        Op::GridSample { .. } if only(0) => Kind::Sum,
+        Op::DeformConv { .. } | Op::GridSample { .. } => Kind::Product,
         Op::Binary(Binary::Sub) | Op::Unary(Unary::Add(_)) => Kind::Difference,
         Op::Binary(Binary::Mul) if needed == [true, true] => Kind::Product,
         Op::Binary(_) => Kind::Pass(usize::from(!needed[0])),
-        Op::Unary(_) | Op::PRelu | Op::BatchNorm { .. } | Op::LayerNorm { .. } | Op::Along(..) => {
-            Kind::Pass(0)
-        }
+        Op::Unary(_)
+        | Op::PRelu
+        | Op::BatchNorm { .. }
+        | Op::LayerNorm { .. }
+        | Op::GroupNorm { .. }
+        | Op::RmsNorm { .. }
+        | Op::Standardise { .. }
+        | Op::Along(..) => Kind::Pass(0),
         _ => Kind::Move,
     }
 }
@@ -314,8 +326,14 @@ fn non_negative(graph: &Graph) -> Vec<bool> {
     for (_, node) in graph.nodes() {
         let all = !node.inputs.is_empty() && node.inputs.iter().all(|input| known[input.0]);
         known.push(match &node.op {
-            Op::Unary(Unary::Relu | Unary::Sigmoid | Unary::HardSigmoid { .. } | Unary::Exp)
-            | Op::Along(Along::Softmax, _) => true,
+            Op::Unary(
+                Unary::Relu
+                | Unary::Sigmoid
+                | Unary::HardSigmoid { .. }
+                | Unary::Softplus { .. }
+                | Unary::Exp,
+            )
+            | Op::Along(Along::Softmax | Along::QuietSoftmax, _) => true,
             Op::Unary(Unary::Clamp { min, .. }) => *min >= 0.0,
             Op::MaxPool(_)
             | Op::AvgPool { .. }
@@ -343,7 +361,7 @@ fn gates(graph: &Graph) -> Vec<bool> {
         let from = node.inputs.iter().any(|input| known[input.0]);
         known.push(match &node.op {
             Op::Unary(Unary::Sigmoid | Unary::HardSigmoid { .. })
-            | Op::Along(Along::Softmax, _) => true,
+            | Op::Along(Along::Softmax | Along::QuietSoftmax, _) => true,
             Op::Unary(Unary::Clamp { min, max }) => *min >= 0.0 && max.is_finite(),
             Op::Unary(Unary::Neg | Unary::Add(_) | Unary::Mul(_) | Unary::Div(_))
             | Op::Reshape

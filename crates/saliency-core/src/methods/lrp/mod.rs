@@ -50,7 +50,7 @@ pub enum BiasShare {
 /// Which layer shares how:
 ///
 /// - BatchNorm is folded into the convolution or dense layer before it; where that cannot be
-///   done, it and LayerNorm pass relevance unchanged.
+///   done, it and the other norms (layer, group, instance, RMS) pass relevance unchanged.
 /// - Convolutions follow `convolution`, dense layers (and products with constant matrices)
 ///   `dense`. Where `first` is set, it takes the place of both in the layers with weights that
 ///   see the input before any other such layer.
