@@ -1,7 +1,10 @@
 use burn::tensor::{Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
-use super::cam::{Places, cam_builders, mean, values_at};
+use super::{
+    cam::{cam_builders, mean, values_at},
+    places::Places,
+};
 use crate::{
     attribution::{Evaluations, Outcome},
     error::Error,
@@ -287,7 +290,7 @@ mod tests {
     #[test]
     fn only_the_tail_is_run_again() {
         let graph = Reused::graph();
-        let frame = super::super::cam::Frame::of(&graph);
+        let frame = super::super::places::Frame::of(&graph);
         for (layer, cut) in [("add_2", 1), ("twice", 2), ("twice#2", 2)] {
             let places = Places::of(&graph, graph.layer(&layer.into()).unwrap(), &frame).unwrap();
             let tail = Tail::new(&graph, &places);

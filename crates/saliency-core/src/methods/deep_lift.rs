@@ -98,6 +98,9 @@ pub enum LiftRules {
     Captum,
 }
 
+/// A batch holds the activations of its rows twice: at the input and at the baseline.
+pub(super) const PASSES: usize = 2;
+
 impl Default for DeepLift {
     fn default() -> Self {
         DeepLift {
@@ -237,9 +240,8 @@ impl<const D: usize> Method<D> for DeepLift {
         let graph = inside(model, "deeplift")?;
         let count = self.baselines.len() as f64;
         let (mut parts, mut deltas) = (Vec::new(), Vec::new());
-        // A batch holds the activations of its rows twice: at the input and at the baseline.
-        let (total, rows) = (input.dims()[0], run.rows(input).div_ceil(2));
-        run.batches(Stage::Attributing, total, rows, |range| {
+        let (total, run) = (input.dims()[0], &run.holding(PASSES));
+        run.batches(Stage::Attributing, total, run.rows(input), |range| {
             let batch = input.clone().narrow(0, range.start, range.len());
             let goal = goal.slice(range.start, range.end);
             let mut sum: Option<Tensor<D>> = None;

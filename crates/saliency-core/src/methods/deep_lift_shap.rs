@@ -7,7 +7,7 @@ use crate::{
     error::Error,
     graph::inside,
     method::Method,
-    methods::deep_lift::{DeepLift, LiftRules},
+    methods::deep_lift::{DeepLift, LiftRules, PASSES},
     model::Model,
     recipe::{Recipe, Registered},
     run::{Run, Stage, join},
@@ -199,7 +199,7 @@ impl<const D: usize> Method<D> for DeepLiftShap {
         let mut differences = vec![0.0; goal.rows()];
         let mut outcome = budget.sample(|samples| {
             let blocks = sweep(
-                run,
+                &run.holding(PASSES),
                 Stage::Sampling,
                 (input, goal),
                 (samples, budget.samples),

@@ -124,13 +124,13 @@ impl<const D: usize> Method<D> for ExcitationBackprop {
         run: &Run,
     ) -> Result<Outcome<D>, Error> {
         Method::<D>::validate(self)?;
-        let graph = graph::inside(model, "excitation-backprop")?.folded();
+        let graph = graph::inside(model, "excitation-backprop")?.folded_once();
         let rules = self.rules();
-        let mut plan = Plan::new(&rules, &graph)?;
+        let mut plan = Plan::new(&rules, graph)?;
         if self.contrastive {
-            plan = plan.with_last(&graph, &CONTRAST);
+            plan = plan.with_last(graph, &CONTRAST);
         }
-        propagate(&graph, &plan, input, goal, run, |goal, outputs| {
+        propagate(graph, &plan, input, goal, run, |goal, outputs| {
             let seed = goal.seed(&outputs)?;
             let whole = seed.clone().sum_dim(1).squeeze_dim(1);
             Ok(match self.contrastive {

@@ -46,6 +46,7 @@ mod neuron_conductance;
 mod neuron_gradient;
 mod neuron_integrated_gradients;
 mod occlusion;
+mod places;
 mod rise;
 mod score_cam;
 mod shapley;

@@ -1,7 +1,10 @@
 use burn::tensor::{Int, Tensor, activation::softmax};
 use serde::{Deserialize, Serialize};
 
-use super::cam::{Cam, Frame, Places, cam_builders, mean, values_at};
+use super::{
+    cam::{Cam, cam_builders, mean, values_at},
+    places::{Frame, Places},
+};
 use crate::{
     attribution::Outcome,
     error::Error,
@@ -11,7 +14,7 @@ use crate::{
     recipe::{Recipe, Registered},
     run::{Run, Stage, join},
     target::Goal,
-    upsample::{Resize, resize},
+    upsample::Resize,
 };
 
 /// What the scores of the masked inputs become in [`ScoreCam`].
@@ -112,7 +115,7 @@ impl ScoreCam {
         run.batches(Stage::Scoring, total, run.rows(input), |range| {
             let count = range.len();
             let mask = places.unflatten(flat.clone().narrow(0, range.start, count));
-            let mask: Tensor<D> = frame.join(resize(mask, &frame.sizes, self.masks));
+            let mask: Tensor<D> = frame.spread(mask, self.masks);
             let of: Vec<usize> = range.map(|index| index / channels).collect();
             let indices: Vec<i32> = of.iter().map(|&row| row as i32).collect();
             let indices = Tensor::<1, Int>::from_ints(&indices[..], &input.device());
@@ -177,9 +180,10 @@ impl<const D: usize> Method<D> for ScoreCam {
         run.without_progress()
             .batches(Stage::Attributing, total, most, |range| {
                 let batch = input.clone().narrow(0, range.start, range.len());
-                let values = values_at(graph, batch, &ids, run)?;
-                for ((parts, place), value) in parts.iter_mut().zip(&places).zip(values) {
-                    parts.push(place.split(value));
+                let values = values_at(graph, batch, &ids, run)?.into_iter();
+                let found: Vec<_> = places.iter().zip(values).map(|(p, v)| p.split(v)).collect();
+                for (parts, found) in parts.iter_mut().zip(found) {
+                    parts.push(found);
                 }
                 Ok(())
             })?;

@@ -249,9 +249,9 @@ impl<const D: usize> Method<D> for Lrp {
         run: &Run,
     ) -> Result<Outcome<D>, Error> {
         self.check()?;
-        let graph = graph::inside(model, "lrp")?.folded();
-        let plan = Plan::new(self, &graph)?;
-        propagate(&graph, &plan, input, goal, run, |goal, outputs| {
+        let graph = graph::inside(model, "lrp")?.folded_once();
+        let plan = Plan::new(self, graph)?;
+        propagate(graph, &plan, input, goal, run, |goal, outputs| {
             let scores = goal.scores(outputs.clone())?;
             Ok((goal.seed(&outputs)? * outputs, scores))
         })
@@ -270,7 +270,8 @@ pub(super) fn propagate<const D: usize>(
 ) -> Result<Outcome<D>, Error> {
     let mut parts = Vec::new();
     let mut delta = Vec::new();
-    let total = input.dims()[0];
+    // A rule of a layer has several products of it at once, each as large as its output.
+    let (total, run) = (input.dims()[0], &run.holding(2));
     run.batches(Stage::Attributing, total, run.rows(input), |range| {
         let x = input.clone().narrow(0, range.start, range.len());
         run.count(Evaluations {
