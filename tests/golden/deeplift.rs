@@ -163,7 +163,7 @@ fn tables_have_captums_values() {
             case.check_complete("mlp.zero", &lift, Target::Predicted);
             let one = lift.clone().baseline(given[0].clone());
             case.check_complete("mlp.given", &one, Target::Predicted);
-            let multipliers = lift.clone().times_input(false);
+            let multipliers = lift.clone().multiply_by_inputs(false);
             case.check("mlp.multipliers", &multipliers, Target::Predicted);
             let shap = shap_of(&lift, given.clone());
             case.check_complete("mlp.shap", &shap, Target::Predicted);

@@ -281,7 +281,12 @@ pub fn demo_methods(presets: bool) -> Vec<Recipe> {
             _ => recipe,
         }
     };
-    let few = |recipe: Recipe| match recipe {
+    // Presets with a pass for each of the thousands of values get superpixels.
+    let coarse = |recipe: Recipe| match recipe.options().get("features") {
+        Some(features) if features == "each" => recipe.with("features", "auto").unwrap_or(recipe),
+        _ => recipe,
+    };
+    let few = |recipe: Recipe| match coarse(recipe) {
         // One sample of these is a pass for each feature.
         Recipe::Shapley(_) | Recipe::Sobol(_) => at_most(recipe, "samples", 8),
         Recipe::ExtremalPerturbation(_) | Recipe::MeaningfulPerturbation(_) => {

@@ -321,9 +321,8 @@ impl<'a> Run<'a> {
         let mut start = 0;
         while start < total {
             let end = (start + batch).min(total);
-            let found = caught(|| work(start..end)).unwrap_or_else(|message| {
-                Err(Error::device(message))
-            });
+            let found =
+                caught(|| work(start..end)).unwrap_or_else(|message| Err(Error::device(message)));
             match found {
                 Err(Error::OutOfMemory { .. }) if end - start > 1 => {
                     batch = (end - start) / 2;
@@ -439,9 +438,8 @@ pub(crate) fn join<const D: usize>(mut parts: Vec<Tensor<D>>) -> Tensor<D> {
 mod tests {
     use super::*;
     use crate::{
-        AblationCam, DeepLiftShap, IntegratedGradients, LayerConductance, LayerMethod, Method,
-        Needs, Recipe, SmoothGrad, Target,
-        methods::testing::{Net, assert_close, image, net_graph},
+        Method, Needs, Recipe, Target,
+        methods::testing::{Net, image, net_graph},
     };
     use burn::tensor::Device;
 
@@ -451,7 +449,10 @@ mod tests {
         let net = Net::relu(&Device::flex());
         move |x: Tensor<4>| {
             let rows = x.dims()[0];
-            assert!(rows <= most, "Buffer allocation of {rows} rows: out of memory");
+            assert!(
+                rows <= most,
+                "Buffer allocation of {rows} rows: out of memory"
+            );
             net.forward(x)
         }
     }

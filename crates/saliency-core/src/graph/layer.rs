@@ -196,7 +196,10 @@ impl Graph {
             let mut joined = self.dependents(*id);
             for at in (0..=id.0).rev() {
                 if joined[at] {
-                    self.nodes[at].inputs.iter().for_each(|input| joined[input.0] = true);
+                    self.nodes[at]
+                        .inputs
+                        .iter()
+                        .for_each(|input| joined[input.0] = true);
                 }
             }
             open.iter().all(|other| joined[other.0])

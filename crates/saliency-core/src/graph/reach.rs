@@ -1,7 +1,7 @@
 //! Which positions of each node reach the output.
 
 use super::{
-    Graph, NodeId,
+    Graph, Node, NodeId,
     op::{Op, Size, Span},
 };
 
@@ -36,6 +36,19 @@ impl Graph {
             .collect()
     }
 
+    /// The part up to a node, whose values are the outputs `[rows, values]`, in row-major order.
+    pub(crate) fn ending_at(&self, id: NodeId) -> Graph {
+        let mut graph = self.uncompiled();
+        graph.nodes.truncate(id.0 + 1);
+        let shape = &graph.nodes[id.0].shape;
+        let values = shape[1..].iter().map(|size| size.at(1)).product();
+        let flat = vec![Size::Rows(1), Size::Fixed(values)];
+        let mut node = Node::new(Op::Reshape, vec![id], flat, None);
+        node.name = "values".into();
+        graph.output = graph.add(node);
+        graph
+    }
+
     /// Which indices of input `index` of a node are read, where those of its output are.
     fn read(&self, id: NodeId, index: usize, here: &Reached) -> Reached {
         let node = self.node(id);
@@ -45,7 +58,9 @@ impl Graph {
         let mut carry = |but: &[usize]| {
             let lead = here.len() as isize - shape.len() as isize;
             for (axis, read) in all.iter_mut().enumerate() {
-                let own = usize::try_from(axis as isize + lead).ok().map(|at| &here[at]);
+                let own = usize::try_from(axis as isize + lead)
+                    .ok()
+                    .map(|at| &here[at]);
                 if let Some(own) = own.filter(|own| own.len() == read.len() && !but.contains(&axis))
                 {
                     read.clone_from(own);
@@ -159,7 +174,10 @@ fn regrouped(shape: &[usize], here: &Reached) -> Reached {
         }
         let mut axes: Reached = shape[first..i].iter().map(|&n| vec![false; n]).collect();
         for at in 0..a {
-            if !element(at, group.iter().map(Vec::len)).zip(group).all(|(k, own)| own[k]) {
+            if !element(at, group.iter().map(Vec::len))
+                .zip(group)
+                .all(|(k, own)| own[k])
+            {
                 continue;
             }
             let indices: Vec<usize> = element(at, shape[first..i].iter().copied()).collect();

@@ -243,7 +243,8 @@ mod tests {
             }
             let want: Vec<f32> = rollout[1..n].iter().map(|&v| v as f32).collect();
             let want = Tensor::<1>::from_floats(want.as_slice(), &Device::flex());
-            let want = Frame::of(&graph).spread(want.reshape([1, 1, 4, 4]).into(), Resize::Bilinear);
+            let want =
+                Frame::of(&graph).spread(want.reshape([1, 1, 4, 4]).into(), Resize::Bilinear);
             let method = AttentionRollout::new().heads(heads).discard(discard);
             let got = method.explain(&graph, x.clone(), 0).unwrap().values;
             assert_close(got.narrow(0, 1, 1), want, 1e-5);

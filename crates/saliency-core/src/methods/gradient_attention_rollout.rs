@@ -77,8 +77,7 @@ impl<const D: usize> Method<D> for GradientAttentionRollout {
             let rows = range.len();
             let goal = goal.slice(range.start, range.end);
             let batch = input.clone().narrow(0, range.start, rows);
-            let found =
-                graph.activations_and_gradients(batch.into(), &layers, &goal, run)?;
+            let found = graph.activations_and_gradients(batch.into(), &layers, &goal, run)?;
             let mut relevance: Option<Tensor<3>> = None;
             for (weights, gradient) in found {
                 let product = &weights * &gradient;

@@ -12,9 +12,10 @@ use crate::{
     method::Method,
     methods::shapley::deltas,
     model::Model,
-    perturb::{Jobs, Part, Probe, relative_error, validate_tolerance},
+    perturb::{Jobs, Part, Probe, relative_error},
     recipe::{Recipe, Registered},
     run::Run,
+    sampling::check_tolerance,
     target::Goal,
 };
 
@@ -79,6 +80,15 @@ impl KernelShap {
     /// 1024 sets, in pairs, of automatic features.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Captum's defaults: 25 sets, no complements, each value by itself. As elsewhere there are
+    /// at least two sets for each feature, without which there is no one solution.
+    pub fn captum() -> Self {
+        Self::new()
+            .features(Features::Each)
+            .samples(25)
+            .paired(false)
     }
 
     /// What counts as one feature.
@@ -215,7 +225,7 @@ impl<const D: usize> Method<D> for KernelShap {
 
     fn validate(&self) -> Result<(), Error> {
         self.features.validate()?;
-        validate_tolerance(self.tolerance)?;
+        check_tolerance(self.tolerance)?;
         match self.samples {
             0 => Err(Error::option("samples", 0, "at least one is needed")),
             _ => Ok(()),
@@ -248,7 +258,12 @@ impl<const D: usize> Method<D> for KernelShap {
         let (fitted, converged) = loop {
             let done = scores.iter().map(Vec::len).sum();
             for (sets, &n) in sets.iter_mut().zip(&counts) {
-                sets.extend((sets.len()..upto.min(limit(n))).map(|sample| self.set(sample, n)));
+                // Sets in order say nothing until all of them are there.
+                let until = match self.enumerates(n) {
+                    true => limit(n),
+                    false => upto.min(limit(n)),
+                };
+                sets.extend((sets.len()..until).map(|sample| self.set(sample, n)));
             }
             let new = sets
                 .iter()
@@ -427,6 +442,19 @@ mod tests {
         }
         let mean = squares.iter().sum::<f64>() / squares.len() as f64;
         assert!((0.7..1.4).contains(&mean), "{mean}");
+    }
+
+    /// All sets are taken, and so the values are exact, however loose the tolerance.
+    #[test]
+    fn a_tolerance_does_not_cut_an_enumeration_short() {
+        let net = Net::relu(&Device::flex());
+        let exact = KernelShap::new()
+            .features(Features::Grid(vec![3, 3]))
+            .samples(1000);
+        let want = exact.explain(&net, image(1, 2), 1).unwrap();
+        let got = exact.tolerance(10.0).explain(&net, image(1, 2), 1).unwrap();
+        assert_eq!(got.evidence.samples, Some(510));
+        assert_close(got.values, want.values, 1e-6);
     }
 
     #[test]

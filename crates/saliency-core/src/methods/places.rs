@@ -198,7 +198,9 @@ fn input_order(graph: &Graph) -> Option<Vec<usize>> {
             let dropped = (1..rank).filter(|axis| !known.contains(axis));
             order.extend(dropped.clone());
             let input = &graph.node(graph.input()).shape;
-            let steps = dropped.into_iter().all(|axis| input[axis] != Size::Fixed(1));
+            let steps = dropped
+                .into_iter()
+                .all(|axis| input[axis] != Size::Fixed(1));
             return (known[0] == 0 && steps).then_some(order);
         }
         axes[id.0] = match &node.op {
@@ -322,7 +324,8 @@ mod tests {
         }
 
         fn forward(&self, x: Tensor<3>) -> Tensor<2> {
-            self.head.forward(relu(self.conv.forward(x)).mean_dim(2).flatten(1, 2))
+            self.head
+                .forward(relu(self.conv.forward(x)).mean_dim(2).flatten(1, 2))
         }
     }
 
@@ -332,8 +335,7 @@ mod tests {
         let (net, x) = (Waves::new(), series(2));
         let turned = x.clone().swap_dims(1, 2);
         let plain = Graph::trace(&net, |m, x: Tensor<3>| m.forward(x), &turned).unwrap();
-        let moved =
-            Graph::trace(&net, |m, x: Tensor<3>| m.forward(x.swap_dims(1, 2)), &x).unwrap();
+        let moved = Graph::trace(&net, |m, x: Tensor<3>| m.forward(x.swap_dims(1, 2)), &x).unwrap();
         let methods = [
             Recipe::GradCam(GradCam::new()),
             Recipe::LayerActivation(LayerActivation::at("conv")),
@@ -353,8 +355,7 @@ mod tests {
     #[test]
     fn no_method_of_the_graph_has_a_map_over_the_features() {
         let (net, x) = (Waves::new(), series(2));
-        let graph =
-            Graph::trace(&net, |m, x: Tensor<3>| m.forward(x.swap_dims(1, 2)), &x).unwrap();
+        let graph = Graph::trace(&net, |m, x: Tensor<3>| m.forward(x.swap_dims(1, 2)), &x).unwrap();
         for info in Recipe::METHODS {
             if info.needs != crate::Needs::Graph || info.family == crate::Family::Attention {
                 continue;

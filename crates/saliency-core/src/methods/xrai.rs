@@ -6,8 +6,9 @@ use crate::{
     baseline::Baseline,
     error::Error,
     method::Method,
-    methods::{IntegratedGradients, Rule},
+    methods::IntegratedGradients,
     model::Model,
+    quadrature::Quadrature,
     recipe::{Recipe, Registered},
     run::Run,
     segment::{
@@ -87,7 +88,7 @@ impl Default for Xrai {
     fn default() -> Self {
         let integrated = IntegratedGradients::new()
             .baselines([Baseline::Minimum, Baseline::Maximum])
-            .rule(Rule::EvenPair)
+            .rule(Quadrature::EvenPair)
             .steps(100);
         Xrai {
             of: Box::new(Recipe::IntegratedGradients(integrated)),
