@@ -167,7 +167,7 @@ impl<const D: usize> Method<D> for FeaturePermutation {
             }
             taken = sample + 1;
             if let Some(tolerance) = self.tolerance
-                && (taken % CHECK == 0 || taken == self.samples)
+                && (taken.is_multiple_of(CHECK) || taken == self.samples)
             {
                 let met = running.iter().all(|running| running.is_within(tolerance));
                 converged = Some(met);
@@ -239,7 +239,7 @@ mod tests {
         };
         let early = of(0.5);
         let samples = early.evidence.samples.unwrap();
-        assert!(samples < 64 && samples % 8 == 0, "{samples}");
+        assert!(samples < 64 && samples.is_multiple_of(8), "{samples}");
         assert_eq!(early.evidence.converged, Some(true));
         let norms = |t: Tensor<4>| t.square().sum_dims(&[1, 2, 3]).sqrt();
         let error = norms(early.evidence.standard_error.clone().unwrap());

@@ -2,7 +2,7 @@ use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    attribution::{Evidence, Outcome},
+    attribution::Outcome,
     baseline::Baseline,
     error::Error,
     grid::{Rounds, Upsampling, cells, count, upsample},

@@ -29,7 +29,7 @@ use crate::{
 /// The defaults are those of PAIR's `saliency`: integrated gradients (mean of 100 even steps)
 /// averaged over the baselines of the picture's least and greatest value, and regions of
 /// [`Felzenszwalb`]'s segmentation at six scales. Any method may stand in for integrated
-/// gradients.
+/// gradients. `xrai-fast` ranks the regions once.
 ///
 /// ```
 /// use burn::tensor::{Device, Tensor};
