@@ -461,12 +461,16 @@ mod tests {
     #[test]
     fn every_method_goes_on_in_smaller_batches() {
         let plenty = Net::relu(&Device::flex());
-        let little = small_device(2);
         for info in Recipe::METHODS {
             if info.needs == Needs::Graph {
                 continue;
             }
             let recipe = cheap(Recipe::named(info.name).unwrap());
+            let little = small_device(match recipe {
+                // The six areas of a row go together.
+                Recipe::ExtremalPerturbation(_) => 8,
+                _ => 2,
+            });
             let explain = |model: &dyn Model<4>| {
                 let run = Run::new().batch_size(BatchSize::Rows(16));
                 recipe

@@ -202,7 +202,18 @@ pub(crate) fn over_input<const D: usize>(
     let graph = inside(model, &method.recipe().name())?;
     let found = method.attribute_layer(graph, input, goal, run)?;
     let frame = Frame::of(graph);
-    let places = Places::of(graph, found.layer, &frame)?;
+    let places = Places::of(graph, found.layer, &frame).map_err(|error| match error {
+        Error::Shape {
+            what,
+            expected,
+            got,
+        } => Error::Shape {
+            what,
+            expected: format!("{expected}; its own values come from explain_layer"),
+            got,
+        },
+        other => other,
+    })?;
     let map = places.split(found.values).sum_dim(1).cast(input.dtype());
     Ok(Outcome {
         values: frame.spread(places.unflatten(map), Resize::Bilinear),

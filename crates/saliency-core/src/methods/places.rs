@@ -16,7 +16,7 @@ use crate::{
 /// moved before: convolutions read them from axis 1, linear layers from the last, as in a series
 /// `[N, T, F]`. An input without channels `[N, L]` has `L` positions.
 #[derive(Debug)]
-pub(super) struct Frame {
+pub(crate) struct Frame {
     pub sizes: Vec<usize>,
     /// The input's axes as rows, channels, positions.
     order: Vec<usize>,
@@ -287,7 +287,7 @@ fn moved(source: &Node, axis: usize, to: &Node) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use burn::{
-        module::{Ignored, Module},
+        module::Module,
         nn::{
             Linear, LinearConfig, Lstm, LstmConfig,
             conv::{Conv1d, Conv1dConfig},
@@ -376,12 +376,12 @@ mod tests {
         embed: Linear,
         lstm: Lstm,
         head: Linear,
-        embeds: Ignored<bool>,
+        embeds: bool,
     }
 
     impl Recurrent {
         fn forward(&self, x: Tensor<3>) -> Tensor<2> {
-            let x = match *self.embeds {
+            let x = match self.embeds {
                 true => self.embed.forward(x),
                 false => x,
             };
@@ -400,7 +400,7 @@ mod tests {
                 embed: LinearConfig::new(features, 5).init(&device),
                 lstm: LstmConfig::new(features, 6, true).init(&device),
                 head: LinearConfig::new(6, 2).init(&device),
-                embeds: Ignored(embeds),
+                embeds,
             };
             let x = series(2).narrow(2, 0, features);
             let graph = Graph::trace(&net, |m, x| m.forward(x), &x).unwrap();
