@@ -5,8 +5,7 @@
 //! guided maps are stored in f32, hence 1e-6 there.
 
 use saliency_core::{
-    AblationCam, Deconvnet, EigenCam, EigenGradCam, FullGrad, GradCam, GradCamPlusPlus, Graph,
-    GuidedBackprop, GuidedGradCam, HiResCam, LayerCam, Recipe, Resize, ScoreCam, XGradCam,
+    Deconvnet, FullGrad, GradCam, Graph, GuidedBackprop, GuidedGradCam, Recipe, Resize,
 };
 
 use super::*;

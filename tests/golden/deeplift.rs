@@ -181,7 +181,9 @@ fn layers_and_neurons_have_captums_values() {
             let method = LayerRule::new(recipe).layer("fc2");
             let found = method.explain_layer(&case.graph, case.input.clone(), Target::Predicted);
             let found = host(found.unwrap().tensor::<2>().unwrap());
-            assert_close(name, &found, &case.reference.values(name), case.tolerance);
+            // Captum's LRP adds its epsilon of 1e-9 in another place.
+            let tolerance = case.tolerance.max(1e-8);
+            assert_close(name, &found, &case.reference.values(name), tolerance);
         };
         for lift in both() {
             at(Recipe::DeepLift(lift.clone()), "mlp.layer");

@@ -216,6 +216,9 @@ type Fitted = (Vec<f64>, Option<Vec<f64>>);
 /// The tolerance is looked at after this many samples, twice, four times as many, ...
 const CHECK: usize = 128;
 
+/// Most features that are fitted.
+const MOST: usize = 2048;
+
 impl Registered for KernelShap {}
 
 impl<const D: usize> Method<D> for KernelShap {
@@ -241,6 +244,10 @@ impl<const D: usize> Method<D> for KernelShap {
     ) -> Result<Outcome<D>, Error> {
         let groups = self.features.of_rows(input)?;
         let counts: Vec<usize> = groups.iter().map(|g| g.count).collect();
+        if let Some(most) = counts.iter().copied().max().filter(|&most| most > MOST) {
+            let requirement = "there may be 2048 at most, or the fit takes too long: choose coarser features, such as auto";
+            return Err(Error::option("features", most, requirement));
+        }
         let probe = Probe::new(model, input, &self.baseline, goal, run)?;
         let ends = (probe.baseline()?, probe.plain()?);
         let limit = |n: usize| match self.enumerates(n) {
@@ -483,6 +490,10 @@ mod tests {
 
     #[test]
     fn wrong_options_are_named() {
+        let many = |x: Tensor<3>| x.flatten::<2>(1, 2).sum_dim(1);
+        let x = Tensor::<3>::ones([1, 3, 700], &Device::flex());
+        let error = KernelShap::captum().explain(&many, x, 0).unwrap_err();
+        assert!(error.to_string().starts_with("features = 2100"), "{error}");
         let net = Net::relu(&Device::flex());
         let text = |method: KernelShap| {
             let error = method.explain(&net, image(1, 1), 0);
