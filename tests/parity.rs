@@ -92,7 +92,16 @@ fn methods() -> Vec<Recipe> {
         .filter(|method| method.family != Family::Attention)
         .map(|method| Recipe::named(method.name).unwrap())
         .map(|recipe| few(few(recipe, "samples"), "steps"))
+        .map(without_each)
         .collect()
+}
+
+/// With windows for features where they are the thousands of values.
+fn without_each(recipe: Recipe) -> Recipe {
+    match recipe.options().get("features") {
+        Some(features) if features == "each" => recipe.with("features", "auto").unwrap(),
+        _ => recipe,
+    }
 }
 
 /// What a method may differ by.

@@ -17,7 +17,8 @@ use burn::{
     },
 };
 use saliency_core::{
-    Attribution, Baseline, BatchSize, DeepLift, DeepLiftShap, Graph, Method, Run, Target,
+    Attribution, Baseline, BatchSize, DeepLift, DeepLiftShap, Graph, GuidedBackprop, LayerMethod,
+    LayerRule, Method, NeuronAttribution, Recipe, Run, Target,
 };
 use saliency_models::resnet::Block;
 
@@ -163,11 +164,35 @@ fn tables_have_captums_values() {
             case.check_complete("mlp.zero", &lift, Target::Predicted);
             let one = lift.clone().baseline(given[0].clone());
             case.check_complete("mlp.given", &one, Target::Predicted);
-            let multipliers = lift.clone().times_input(false);
+            let multipliers = lift.clone().multiply_by_inputs(false);
             case.check("mlp.multipliers", &multipliers, Target::Predicted);
             let shap = shap_of(&lift, given.clone());
             case.check_complete("mlp.shap", &shap, Target::Predicted);
         }
+    }
+}
+
+/// A layer's own values, and those of the input for one of its neurons.
+#[test]
+fn layers_and_neurons_have_captums_values() {
+    let input = Reference::golden("mlp");
+    for case in Case::of(&Mlp::golden(), |m, x| m.forward(x), (&input, "input")) {
+        let at = |recipe: Recipe, name: &str| {
+            let method = LayerRule::new(recipe).layer("fc2");
+            let found = method.explain_layer(&case.graph, case.input.clone(), Target::Predicted);
+            let found = host(found.unwrap().tensor::<2>().unwrap());
+            // Captum's LRP adds its epsilon of 1e-9 in another place.
+            let tolerance = case.tolerance.max(1e-8);
+            assert_close(name, &found, &case.reference.values(name), tolerance);
+        };
+        for lift in both() {
+            at(Recipe::DeepLift(lift.clone()), "mlp.layer");
+            let of = NeuronAttribution::new(Recipe::DeepLift(lift));
+            case.check_complete("mlp.neuron", &of.neuron("fc2", [5]), 0);
+        }
+        at(Recipe::named("lrp-captum").unwrap(), "mlp.layer.lrp");
+        let guided = NeuronAttribution::new(Recipe::GuidedBackprop(GuidedBackprop));
+        case.check("mlp.neuron.guided", &guided.neuron("fc2", [5]), 0);
     }
 }
 
@@ -245,6 +270,11 @@ fn a_residual_network_has_captums_values() {
             let set = vec![Baseline::Zero, Baseline::Constant(0.5)];
             let shap = shap_of(&lift, set);
             case.check_complete("resnet.shap", &shap, Target::Predicted);
+            let layer = LayerRule::new(Recipe::DeepLift(lift)).layer("layer2");
+            let found = layer.explain_layer(&case.graph, case.input.clone(), Target::Predicted);
+            let found = host(found.unwrap().tensor::<4>().unwrap());
+            let want = case.reference.values("resnet.layer2");
+            assert_close("resnet.layer2", &found, &want, case.tolerance);
         }
         let folded = case.graph.folded();
         let run = Run::new().batch_size(BatchSize::Rows(1));

@@ -8,7 +8,7 @@
 use burn::tensor::{Device, FloatDType, Tensor};
 use saliency_core::{
     Attribution, Baseline, BlurIg, ExpectedGradients, Felzenszwalb, GuidedIg, IntegratedGradients,
-    Method, Model, Ranking, Recipe, Regions, Rule, Target, Xrai,
+    Method, Model, Quadrature, Ranking, Recipe, Regions, Target, Xrai,
 };
 use saliency_models::resnet::Block;
 
@@ -21,12 +21,12 @@ fn rounded(tolerance: f64) -> f64 {
     tolerance.max(1e-6)
 }
 
-const RULES: [(&str, Rule); 5] = [
-    ("gausslegendre", Rule::GaussLegendre),
-    ("riemann_left", Rule::RiemannLeft),
-    ("riemann_right", Rule::RiemannRight),
-    ("riemann_middle", Rule::RiemannMiddle),
-    ("riemann_trapezoid", Rule::TrapezoidCaptum),
+const RULES: [(&str, Quadrature); 5] = [
+    ("gausslegendre", Quadrature::GaussLegendre),
+    ("riemann_left", Quadrature::RiemannLeft),
+    ("riemann_right", Quadrature::RiemannRight),
+    ("riemann_middle", Quadrature::RiemannMiddle),
+    ("riemann_trapezoid", Quadrature::RiemannTrapezoid),
 ];
 
 fn assert_close(name: &str, got: &[f64], want: &[f64], tolerance: f64) {
@@ -110,7 +110,9 @@ fn integrated_gradients_are_captums() {
                 classes.clone(),
             );
         }
-        let local = IntegratedGradients::new().steps(12).times_input(false);
+        let local = IntegratedGradients::new()
+            .steps(12)
+            .multiply_by_inputs(false);
         let map = local.explain(&table, rows.0, classes).unwrap();
         assert_map(map, &reference, "mlp.ig.local", tolerance);
 
@@ -186,7 +188,7 @@ fn picture_methods_are_pairs() {
         let labels = labels.chunks(32 * 32).map(<[usize]>::to_vec).collect();
         let of = IntegratedGradients::new()
             .baselines([Baseline::Minimum, Baseline::Maximum])
-            .rule(Rule::EvenPair)
+            .rule(Quadrature::EvenPair)
             .steps(20);
         let xrai = Xrai::new()
             .of(Recipe::IntegratedGradients(of))

@@ -86,6 +86,9 @@ def case():
         for layer in LAYERS[1:2] if name in ("score_cam", "ablation_cam") else LAYERS[:2]:
             cam = method(model=model, target_layers=[getattr(model, layer)])
             out[f"{name}.{layer}"] = peer_map(cam, x, [1])
+    conv = model.layer2[0].conv1
+    cam = cams.AblationCAM(model=model, target_layers=[conv], batch_size=1)
+    out["ablation_cam.layer2.0.conv1"] = peer_map(cam, x, [1])
     cam = cams.GradCAM(model=model, target_layers=[getattr(model, layer) for layer in LAYERS])
     out["grad_cam.all"] = peer_map(cam, torch.cat([x, x]), [0, 2])
     out["full_grad"] = peer_map(cams.FullGrad(model=model, target_layers=[]), x, [1])

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Writes tests/golden/deeplift.safetensors: what Captum's DeepLift and DeepLiftShap answer
-for the golden networks, a network with max pools and an LSTM.
+for the golden networks, a network with max pools and an LSTM; its LayerDeepLift, LayerLRP,
+NeuronDeepLift and NeuronGuidedBackprop for a layer and a neuron of two of them.
 
     python tests/reference/deeplift.py            # write
     python tests/reference/deeplift.py --check    # compare what is there with what would be written
@@ -26,7 +27,8 @@ from unittest import mock
 
 import torch
 import torch.nn.functional as F
-from captum.attr import DeepLift, DeepLiftShap
+from captum.attr import DeepLift, DeepLiftShap, LayerDeepLift, LayerLRP, NeuronDeepLift, NeuronGuidedBackprop
+from captum.attr._utils.lrp_rules import EpsilonRule
 from golden import GOLDEN, Mlp, SeriesNet, SmallResNet, compare
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -154,6 +156,11 @@ def values():
     out["mlp.given"] = lift("mlp, baseline", model, x, target, baselines[:1].expand_as(x))
     out["mlp.shap"] = shap("mlp, shap", model, x, target, baselines)
     out["mlp.multipliers"] = DeepLift(model, multiply_by_inputs=False).attribute(x, torch.zeros_like(x), target=target)
+    out["mlp.layer"] = LayerDeepLift(model, model.fc2).attribute(x, 0 * x, target=target)
+    model.out.rule = EpsilonRule()
+    out["mlp.layer.lrp"] = LayerLRP(model, model.fc2).attribute(x, target=target)
+    out["mlp.neuron"] = NeuronDeepLift(model, model.fc2).attribute(x, 5, 0 * x)
+    out["mlp.neuron.guided"] = NeuronGuidedBackprop(model, model.fc2).attribute(x, 5)
     # Captum centres softmax multipliers over the whole batch, so one row at a time.
     model, x, target = golden("mlp", MlpModules(features=9, hidden=16, classes=3, softmax=True))
     rows = [lift("softmax", model, x[i : i + 1], target[i : i + 1], 0 * x[:1]) for i in range(len(x))]
@@ -168,6 +175,7 @@ def values():
     with mock.patch.object(F, "max_unpool2d", adding_unpool):
         out["resnet.zero"] = lift("resnet", model, x, target, torch.zeros_like(x)).float()
         baselines = torch.stack([0 * x[0], 0.5 + 0 * x[0]])
+        out["resnet.layer2"] = LayerDeepLift(model, model.layer2).attribute(x, 0 * x, target=target)
         out["resnet.shap"] = shap("resnet, shap", model, x, target, baselines).float()
 
     model = Pooled()

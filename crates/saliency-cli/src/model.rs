@@ -297,6 +297,11 @@ pub fn demo_methods(presets: bool) -> Vec<Recipe> {
             _ => recipe,
         }
     };
+    // Presets with a pass for each of the thousands of values get superpixels.
+    let coarse = |recipe: Recipe| match recipe.options().get("features") {
+        Some(features) if features == "each" => recipe.with("features", "auto").unwrap_or(recipe),
+        _ => recipe,
+    };
     let few = |recipe: Recipe| match recipe {
         // One sample of these is a pass for each feature.
         Recipe::Shapley(_) | Recipe::Sobol(_) => at_most(recipe, "samples", 8),
@@ -317,6 +322,6 @@ pub fn demo_methods(presets: bool) -> Vec<Recipe> {
         .filter(|method| method.needs != Needs::Batch)
         .filter_map(|method| Some((method.name, Recipe::named(method.name).ok()?)))
         .filter(|(name, recipe)| presets || recipe.info().is_some_and(|info| info.name == *name))
-        .map(|(_, recipe)| few(recipe))
+        .map(|(_, recipe)| few(coarse(recipe)))
         .collect()
 }

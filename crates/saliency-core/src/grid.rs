@@ -3,15 +3,17 @@
 //! Masks are made on the host, in f64, from their own number alone, and are shared by all
 //! rows of the batch. One keeps the input, zero puts the baseline in its place.
 
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    attribution::{Evidence, Outcome},
     error::Error,
     model::Model,
-    run::{Run, Stage},
+    perturb::relative_error,
+    run::{Progress, Run, Stage},
     target::Goal,
 };
 
@@ -211,6 +213,101 @@ pub(crate) fn scores_under<const D: usize>(
         Ok(())
     })?;
     Ok(scores)
+}
+
+/// What scores under masks are looked at with: a model, inputs and what masks put in their
+/// place, a goal, a run.
+type Probe<'a, 'b, const D: usize> = (
+    &'a dyn Model<D>,
+    (&'a Tensor<D>, &'a Tensor<D>),
+    &'a Goal,
+    &'a Run<'b>,
+);
+
+/// Samples in rounds, until a tolerance is met.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rounds {
+    /// Samples at most.
+    pub most: usize,
+    /// Samples of the first round; each other takes as many as there are.
+    pub first: usize,
+    /// Relative standard error of the cells of every row.
+    pub tolerance: Option<f64>,
+}
+
+/// Values of the cells of each row and their standard errors.
+type Cells = Vec<(Vec<f64>, Vec<f64>)>;
+
+/// What rounds came to.
+pub(crate) struct Estimated {
+    cells: Cells,
+    samples: usize,
+    converged: Option<bool>,
+}
+
+impl Rounds {
+    /// `estimate` makes the cells from the scores of so many samples, each of `masks` masks.
+    pub(crate) fn of<const D: usize>(
+        self,
+        (model, inputs, goal, run): Probe<D>,
+        masks: usize,
+        mask: impl Fn(usize) -> Vec<f64>,
+        estimate: impl Fn(&[f64], usize) -> Cells,
+    ) -> Result<Estimated, Error> {
+        let all = self.most * masks * inputs.0.dims()[0];
+        let mut scores = Vec::new();
+        let mut samples = 0;
+        loop {
+            let next = match self.tolerance {
+                Some(_) => (2 * samples).max(self.first).min(self.most),
+                None => self.most,
+            };
+            let before = scores.len();
+            let report = |p: Progress| match run.report(p.stage, before + p.done, all) {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(_) => ControlFlow::Break(()),
+            };
+            let round = samples * masks..next * masks;
+            let found = scores_under(model, inputs, goal, &run.progress(&report), round, &mask)?;
+            scores.extend(found);
+            samples = next;
+            let cells = estimate(&scores, samples);
+            let within = |tolerance| {
+                let met = |(values, errors): &(Vec<f64>, Vec<f64>)| {
+                    relative_error(values, errors) <= tolerance
+                };
+                samples > 2 && cells.iter().all(met)
+            };
+            let converged = self.tolerance.map(within);
+            if converged == Some(true) || samples == self.most {
+                return Ok(Estimated {
+                    cells,
+                    samples,
+                    converged,
+                });
+            }
+        }
+    }
+}
+
+impl Estimated {
+    /// The cells brought to the positions of the input.
+    pub(crate) fn outcome<const D: usize>(self, axes: &[Axis], input: &Tensor<D>) -> Outcome<D> {
+        let (mut values, mut errors) = (Vec::new(), Vec::new());
+        for (value, error) in &self.cells {
+            values.extend(upsample(value, axes));
+            errors.extend(upsample(error, axes));
+        }
+        Outcome {
+            values: maps(values, input),
+            evidence: Evidence {
+                standard_error: (self.samples > 2).then(|| maps(errors, input)),
+                samples: Some(self.samples),
+                converged: self.converged,
+                ..Evidence::default()
+            },
+        }
+    }
 }
 
 #[cfg(test)]

@@ -237,6 +237,12 @@ impl Running {
         &self.mean
     }
 
+    /// Whether the relative error of the mean is at most this.
+    pub fn is_within(&self, tolerance: f64) -> bool {
+        self.standard_error()
+            .is_some_and(|errors| relative_error(&self.mean, &errors) <= tolerance)
+    }
+
     /// `None` for fewer than two samples.
     pub fn standard_error(&self) -> Option<Vec<f64>> {
         let n = self.count as f64;
@@ -251,17 +257,6 @@ pub(crate) fn relative_error(values: &[f64], errors: &[f64]) -> f64 {
     match norm(errors) {
         0.0 => 0.0,
         errors => errors / norm(values),
-    }
-}
-
-pub(crate) fn validate_tolerance(tolerance: Option<f64>) -> Result<(), Error> {
-    match tolerance {
-        Some(t) if !(t.is_finite() && t > 0.0) => Err(Error::option(
-            "tolerance",
-            t,
-            "it must be a finite number above 0",
-        )),
-        _ => Ok(()),
     }
 }
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::Error;
 
 /// How an integral over a path is made a sum over `n` steps: where on the path, and with which
-/// weights. Each is as Captum's option of the same name has it.
+/// weights. Those with a name of Captum's are as Captum's option of that name.
 ///
 /// ```
 /// use saliency_core::Quadrature;
@@ -31,6 +31,11 @@ pub enum Quadrature {
     /// n points from 0 to 1 with weight 1/n, half of it at both ends. As in Captum the weights
     /// add up to 1 - 1/n only.
     RiemannTrapezoid,
+    /// The same points with weight 1/(n - 1), half of it at both ends: the trapezoid rule, whose
+    /// weights add up to one.
+    Trapezoid,
+    /// The same points with weight 1/n each, as PAIR takes them.
+    EvenPair,
 }
 
 impl Quadrature {
@@ -38,6 +43,10 @@ impl Quadrature {
     pub fn nodes(self, steps: usize) -> Vec<(f64, f64)> {
         let n = steps as f64;
         let last = steps.saturating_sub(1);
+        let closed = |i: usize, weight: f64, ends: f64| {
+            let weight = if i == 0 || i == last { ends } else { weight };
+            (i as f64 / last.max(1) as f64, weight)
+        };
         (0..steps)
             .map(|i| {
                 let at = i as f64;
@@ -46,25 +55,25 @@ impl Quadrature {
                     Quadrature::RiemannLeft => (at / n, 1.0 / n),
                     Quadrature::RiemannRight => ((at + 1.0) / n, 1.0 / n),
                     Quadrature::RiemannMiddle => ((at + 0.5) / n, 1.0 / n),
-                    Quadrature::RiemannTrapezoid => {
-                        let ends = i == 0 || i == last;
-                        let weight = if ends { 0.5 / n } else { 1.0 / n };
-                        (at / last.max(1) as f64, weight)
-                    }
+                    Quadrature::RiemannTrapezoid => closed(i, 1.0 / n, 0.5 / n),
+                    Quadrature::Trapezoid => closed(i, 1.0 / (n - 1.0), 0.5 / (n - 1.0)),
+                    Quadrature::EvenPair => closed(i, 1.0 / n, 1.0 / n),
                 }
             })
             .collect()
     }
 
     pub(crate) fn validate(self, steps: usize) -> Result<(), Error> {
-        match (self, steps) {
-            (_, 0) => Err(Error::option("steps", 0, "at least one is needed")),
-            (Quadrature::RiemannTrapezoid, 1) => Err(Error::option(
-                "steps",
-                1,
-                "the trapezoid rule needs at least two",
-            )),
-            _ => Ok(()),
+        let least = match self {
+            Quadrature::RiemannTrapezoid | Quadrature::Trapezoid | Quadrature::EvenPair => 2,
+            _ => 1,
+        };
+        match steps < least {
+            true => {
+                let requirement = "at least one is needed, and two by a rule with both ends";
+                Err(Error::option("steps", steps, requirement))
+            }
+            false => Ok(()),
         }
     }
 }
@@ -98,7 +107,7 @@ mod tests {
 
     #[test]
     fn gauss_legendre_is_exact_for_polynomials() {
-        for n in [1, 2, 3, 8, 50, 200] {
+        for n in [1, 2, 3, 8, 50, 200, 1600] {
             let nodes = Quadrature::GaussLegendre.nodes(n);
             assert!(nodes.is_sorted_by(|a, b| a.0 < b.0));
             for degree in [0, 1, 2 * n - 1] {
@@ -121,9 +130,19 @@ mod tests {
             (1.0, 0.125),
         ];
         assert_eq!(trapezoid, want);
+        let even = Quadrature::EvenPair.nodes(4);
+        assert_eq!(even, [0.0, third, 2.0 * third, 1.0].map(|at| (at, 0.25)));
+        let halved = Quadrature::Trapezoid.nodes(3);
+        assert_eq!(halved, [(0.0, 0.25), (0.5, 0.5), (1.0, 0.25)]);
         assert_eq!(Quadrature::RiemannLeft.nodes(2), [(0.0, 0.5), (0.5, 0.5)]);
         assert_eq!(Quadrature::RiemannRight.nodes(2), [(0.5, 0.5), (1.0, 0.5)]);
-        assert!(Quadrature::RiemannTrapezoid.validate(1).is_err());
+        for rule in [
+            Quadrature::RiemannTrapezoid,
+            Quadrature::Trapezoid,
+            Quadrature::EvenPair,
+        ] {
+            assert!(rule.validate(1).is_err() && rule.validate(2).is_ok());
+        }
         assert!(Quadrature::GaussLegendre.validate(0).is_err());
     }
 }

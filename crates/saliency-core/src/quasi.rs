@@ -55,6 +55,20 @@ impl Design {
     }
 }
 
+impl Design {
+    /// Fails where the first points of more are other ones, and rounds of them are wanted.
+    pub(crate) fn check_rounds(self, rounds: bool) -> Result<(), Error> {
+        match self {
+            Design::LatinHypercube if rounds => Err(Error::option(
+                "design",
+                "latin_hypercube",
+                "its points do not go on: leave out the tolerance, or take another design",
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// In the Gray code order of Antonov and Saleev, one dimension for each shift.
 fn sobol(samples: usize, shifts: &[u32]) -> Result<Vec<f64>, Error> {
     if shifts.len() > MOST_DIMENSIONS {

@@ -144,6 +144,8 @@ pub struct Run<'a> {
     counter: Option<&'a Counter>,
     /// What a row of the model's own activations takes, where that is known.
     row_bytes: Option<usize>,
+    /// How many rows' memory a row takes beyond one.
+    beside: usize,
 }
 
 impl fmt::Debug for Run<'_> {
@@ -268,18 +270,29 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Rows per batch for inputs like `input`.
-    pub fn rows<const D: usize>(&self, input: &Tensor<D>) -> usize {
-        let elements = input.dims()[1..].iter().product();
-        match (self.batch_size, self.row_bytes) {
-            (BatchSize::Memory(budget), Some(bytes)) => (budget / bytes.max(1)).clamp(1, 4096),
-            (batch, _) => batch.rows(elements, input.dtype().size()),
+    /// For methods that hold the memory of several passes for each row, such as DeepLIFT's two
+    /// sets of activations: batches of so many times fewer rows.
+    pub(crate) fn holding(self, passes: usize) -> Self {
+        Run {
+            beside: passes.saturating_sub(1),
+            ..self
         }
     }
 
+    /// Rows per batch for inputs like `input`.
+    pub fn rows<const D: usize>(&self, input: &Tensor<D>) -> usize {
+        let elements = input.dims()[1..].iter().product();
+        let rows = match (self.batch_size, self.row_bytes) {
+            (BatchSize::Memory(budget), Some(bytes)) => (budget / bytes.max(1)).clamp(1, 4096),
+            (batch, _) => batch.rows(elements, input.dtype().size()),
+        };
+        rows.div_ceil(self.beside + 1)
+    }
+
     /// Runs `work` over `0..total` in batches, reporting progress after each. A batch that
-    /// the device has no memory for is done again in halves, and so are those after it:
-    /// `work` must have no lasting effect where it fails.
+    /// the device has no memory for is done again in halves, and so are those after it,
+    /// whether `work` returns that or Burn panics under it: it must have no lasting effect
+    /// where it fails. Other panics become errors too.
     ///
     /// ```
     /// use saliency_core::{Error, Run, Stage};
@@ -296,7 +309,7 @@ impl<'a> Run<'a> {
     /// ```
     ///
     /// # Errors
-    /// Those of `work`; [`Error::Cancelled`].
+    /// Those of `work`; [`Error::Cancelled`]; [`Error::Device`] where it panics.
     pub fn batches(
         &self,
         stage: Stage,
@@ -308,7 +321,9 @@ impl<'a> Run<'a> {
         let mut start = 0;
         while start < total {
             let end = (start + batch).min(total);
-            match work(start..end) {
+            let found =
+                caught(|| work(start..end)).unwrap_or_else(|message| Err(Error::device(message)));
+            match found {
                 Err(Error::OutOfMemory { .. }) if end - start > 1 => {
                     batch = (end - start) / 2;
                     continue;
@@ -374,21 +389,25 @@ pub(crate) fn forward<const D: usize>(
 
 /// Turns a panic of the model (or of Burn under it) into an error.
 pub(crate) fn guarded<T>(shape: &[usize], work: impl FnOnce() -> T) -> Result<T, Error> {
-    catch_unwind(AssertUnwindSafe(work)).map_err(|payload| {
-        let message = payload
-            .downcast_ref::<String>()
-            .map(String::as_str)
-            .or_else(|| payload.downcast_ref::<&str>().copied())
-            .unwrap_or("it panicked without a message");
-        if is_out_of_memory(message) {
-            return Error::OutOfMemory {
-                message: one_line(message),
-            };
-        }
-        Error::ModelPanicked {
+    caught(work).map_err(|message| match is_out_of_memory(&message) {
+        true => Error::OutOfMemory {
+            message: one_line(&message),
+        },
+        false => Error::ModelPanicked {
             shape: shape.to_vec(),
-            message: one_line(message),
-        }
+            message: one_line(&message),
+        },
+    })
+}
+
+/// The message of a panic.
+fn caught<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(work)).map_err(|payload| {
+        let message = payload.downcast_ref::<String>().map(String::as_str);
+        message
+            .or_else(|| payload.downcast_ref::<&str>().copied())
+            .unwrap_or("it panicked without a message")
+            .to_owned()
     })
 }
 
@@ -412,5 +431,105 @@ pub(crate) fn join<const D: usize>(mut parts: Vec<Tensor<D>>) -> Tensor<D> {
     match parts.len() {
         1 => parts.remove(0),
         _ => Tensor::cat(parts, 0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        Method, Needs, Recipe, Target,
+        methods::testing::{Net, image, net_graph},
+    };
+    use burn::tensor::Device;
+
+    /// A device with memory for so many rows, which panics as wgpu does, in a model that is a
+    /// closure.
+    fn small_device(most: usize) -> impl Fn(Tensor<4>) -> Tensor<2> {
+        let net = Net::relu(&Device::flex());
+        move |x: Tensor<4>| {
+            let rows = x.dims()[0];
+            assert!(
+                rows <= most,
+                "Buffer allocation of {rows} rows: out of memory"
+            );
+            net.forward(x)
+        }
+    }
+
+    /// Every method that works on a closure ends with the values it has with all the memory.
+    #[test]
+    fn every_method_goes_on_in_smaller_batches() {
+        let plenty = Net::relu(&Device::flex());
+        for info in Recipe::METHODS {
+            if info.needs == Needs::Graph {
+                continue;
+            }
+            let recipe = cheap(Recipe::named(info.name).unwrap());
+            let little = small_device(match recipe {
+                // The six areas of a row go together.
+                Recipe::ExtremalPerturbation(_) => 8,
+                _ => 2,
+            });
+            let explain = |model: &dyn Model<4>| {
+                let run = Run::new().batch_size(BatchSize::Rows(16));
+                recipe
+                    .explain_with(model, image(3, 2), &Target::Class(1), &run)
+                    .unwrap_or_else(|error| panic!("{}: {error}", info.name))
+                    .values
+            };
+            let (got, want) = (explain(&little), explain(&plenty));
+            let error = crate::host::relative_l2(&got, &want).unwrap();
+            assert!(error < 1e-4, "{}: {error:e}", info.name);
+        }
+    }
+
+    /// The same with few samples and steps.
+    fn cheap(mut recipe: Recipe) -> Recipe {
+        for (option, value) in [("samples", 8), ("steps", 4), ("grid", 3)] {
+            if let Ok(fewer) = recipe.with(option, value) {
+                recipe = fewer;
+            }
+        }
+        recipe
+    }
+
+    /// Panics of the method's own tensors, beside the model: each batch fails once after half of
+    /// its work, and nothing is counted twice or lost.
+    #[test]
+    fn a_panic_in_a_batch_halves_it_and_loses_nothing() {
+        let mut sum = 0;
+        let run = Run::new();
+        run.batches(Stage::Sampling, 10, 8, |range| {
+            let found: usize = range.clone().sum();
+            assert!(range.len() <= 3, "out of memory");
+            sum += found;
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(sum, 45);
+        let error = run.batches(Stage::Sampling, 4, 2, |_| panic!("a bug"));
+        assert!(error.unwrap_err().to_string().contains("a bug"));
+        let error = run.batches(Stage::Sampling, 4, 2, |_| panic!("out of memory"));
+        assert!(matches!(error.unwrap_err(), Error::OutOfMemory { .. }));
+    }
+
+    /// What a batch holds beside the activations of its rows counts.
+    #[test]
+    fn batches_of_methods_that_hold_more_are_smaller() {
+        let x = image(1, 1);
+        let run = Run::new().batch_size(BatchSize::Rows(9));
+        assert_eq!(run.holding(2).rows(&x), 5);
+        let graph = net_graph();
+        let all = graph.activations(x.clone().into()).unwrap();
+        let held: usize = (graph.nodes())
+            .filter(|(_, node)| node.op != crate::graph::Op::Constant)
+            .filter_map(|(id, _)| all.get(id))
+            .map(|value| 4 * value.shape().iter().product::<usize>())
+            .sum();
+        assert_eq!(graph.row_bytes(), held + 3 * 4 * 6 * 9 * 8);
+        let budget = BatchSize::Memory(8 * graph.row_bytes());
+        let run = Run::new().batch_size(budget).sized_for::<4>(&graph);
+        assert_eq!((run.rows(&x), run.holding(2).rows(&x)), (8, 4));
     }
 }

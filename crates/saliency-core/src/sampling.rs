@@ -29,7 +29,7 @@ pub(crate) fn uniform(seed: u64, sample: usize, len: usize) -> Vec<f64> {
 ///
 /// `step` is given a block of the input's rows, the goal of that block at *one* point, and
 /// the points; what it returns for the blocks comes back in the order of the rows.
-pub(crate) fn sweep<const D: usize, T>(
+pub(crate) fn sweep<const D: usize, T: Clone>(
     run: &Run,
     stage: Stage,
     (input, goal): (&Tensor<D>, &Goal),
@@ -48,7 +48,8 @@ pub(crate) fn sweep<const D: usize, T>(
             let done = rows * points.start + range.start * points.len() + range.len() * part.end;
             let part = points.start + part.start..points.start + part.end;
             let found = step(&block, &goal, part, &quiet)?;
-            merged = Some(match merged.take() {
+            // A copy, so that nothing is lost where there is no memory left for this.
+            merged = Some(match merged.clone() {
                 Some(before) => merge(before, found),
                 None => found,
             });

@@ -39,7 +39,11 @@ impl Graph {
     /// [`Error::UnknownLayer`], [`Error::NoSpatialLayer`]; [`Error::NotACut`] where the layer's
     /// shape does not begin with the rows.
     pub fn head(&self, layer: &Layer) -> Result<Graph, Error> {
-        let output = self.layer(layer)?;
+        self.head_at(self.layer(layer)?)
+    }
+
+    /// See [`head`](Graph::head).
+    pub(crate) fn head_at(&self, output: NodeId) -> Result<Graph, Error> {
         let node = self.begins_with_rows(output)?;
         let values = node.shape_at(1).iter().product();
         let flat = vec![Size::Rows(1), Size::Fixed(values)];

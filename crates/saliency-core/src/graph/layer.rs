@@ -7,6 +7,10 @@ use crate::error::Error;
 
 /// Which layer a method looks at: the last one with positions, or one by name.
 ///
+/// The last one with positions is the last through which everything goes that the output reads
+/// of all places: in a transformer that ends with its class token, what its last attention
+/// reads.
+///
 /// A name is that of a node (`layer4.2.conv3`, `relu_17`) or of a module (`layer4`): then it
 /// is the module's output.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -168,26 +172,44 @@ impl Graph {
     }
 
     /// The last node of shape [rows, channels, positions ...] with more than one position
-    /// along each axis, or of a transformer's tokens [rows, tokens, width].
+    /// along each axis, or of a transformer's tokens [rows, tokens, width], through which all
+    /// others go whose positions reach the output: the last feature map of a convolutional
+    /// network, and what the last attention reads in a transformer that ends with its class
+    /// token.
     fn last_spatial(&self) -> Result<NodeId, Error> {
         let from_input = self.dependents(self.input);
-        let several = |sizes: &[Size]| {
-            sizes
-                .iter()
-                .all(|size| matches!(size, Size::Fixed(size) if *size > 1))
-        };
-        let spatial = |(id, node): &(NodeId, &super::Node)| {
-            from_input[id.0]
-                && *id != self.input
-                && node.shape.first() == Some(&Size::Rows(1))
-                && node.shape.len() >= 3
-                && several(&node.shape[2..])
-                && several(&node.shape[1..2])
-        };
-        self.nodes()
-            .filter(spatial)
-            .last()
+        let several = |size: &Size| matches!(size, Size::Fixed(size) if *size > 1);
+        let spatial: Vec<NodeId> = self
+            .nodes()
+            .filter(|(id, node)| {
+                from_input[id.0]
+                    && *id != self.input
+                    && node.shape.first() == Some(&Size::Rows(1))
+                    && node.shape.len() >= 3
+                    && node.shape[1..].iter().all(several)
+            })
             .map(|(id, _)| id)
+            .collect();
+        let reached = self.mostly_reached();
+        let open: Vec<NodeId> = spatial.iter().copied().filter(|id| reached[id.0]).collect();
+        let all_go_through = |id: &NodeId| {
+            let mut joined = self.dependents(*id);
+            for at in (0..=id.0).rev() {
+                if joined[at] {
+                    self.nodes[at]
+                        .inputs
+                        .iter()
+                        .for_each(|input| joined[input.0] = true);
+                }
+            }
+            open.iter().all(|other| joined[other.0])
+        };
+        open.iter()
+            .rev()
+            .find(|id| all_go_through(id))
+            .or(open.last())
+            .or(spatial.last())
+            .copied()
             .ok_or(Error::NoSpatialLayer)
     }
 

@@ -15,6 +15,7 @@ mod names;
 mod op;
 mod passes;
 mod randomise;
+mod reach;
 mod recognise;
 mod run;
 mod trace;
@@ -127,14 +128,17 @@ pub struct Graph {
     probabilities: Arc<OnceLock<Graph>>,
 }
 
-/// The graph compiled for the CPU, once it has been asked for. A graph that is made from another
-/// one starts without.
+/// The graph compiled for the CPU, and the folded graph, each once it has been asked for. A graph
+/// that is made from another one starts without.
 #[derive(Clone, Default)]
-struct Compiled(Arc<OnceLock<Option<Plan>>>);
+struct Compiled {
+    plan: Arc<OnceLock<Option<Plan>>>,
+    folded: Arc<OnceLock<Graph>>,
+}
 
 impl fmt::Debug for Compiled {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.0.get() {
+        f.write_str(match self.plan.get() {
             None => "not asked for",
             Some(None) => "no plan",
             Some(Some(_)) => "a plan",
@@ -189,7 +193,12 @@ impl Graph {
             return None;
         }
         self.check_input(&input.dims()).ok()?;
-        self.compiled.0.get_or_init(|| Plan::new(self)).as_ref()
+        self.compiled.plan.get_or_init(|| Plan::new(self)).as_ref()
+    }
+
+    /// [`folded`](Graph::folded), kept for the next call.
+    pub(crate) fn folded_once(&self) -> &Graph {
+        self.compiled.folded.get_or_init(|| self.folded())
     }
 
     fn add(&mut self, node: Node) -> NodeId {
@@ -301,16 +310,16 @@ impl Graph {
             .filter_map(|node| Some((node.path.as_deref()?, node.value.as_ref()?)))
     }
 
-    /// Bytes that the values of all nodes take for one row: what a forward pass for a backward
-    /// pass keeps, at most.
+    /// Bytes that a forward and a backward pass hold for one row, at most: the values of all
+    /// nodes, and three gradients of the largest, of which one arrives at an operation, one
+    /// leaves it and one waits for a branch.
     pub fn row_bytes(&self) -> usize {
-        let elements: usize = self
-            .nodes
-            .iter()
+        const GRADIENTS: usize = 3;
+        let sizes = (self.nodes.iter())
             .filter(|node| node.op != Op::Constant)
-            .map(|node| node.shape_at(1).iter().product::<usize>())
-            .sum();
-        elements * self.dtype.size()
+            .map(|node| node.shape_at(1).iter().product::<usize>());
+        let largest = sizes.clone().max().unwrap_or(0);
+        (sizes.sum::<usize>() + GRADIENTS * largest) * self.dtype.size()
     }
 
     /// How many nodes use each node.

@@ -1,7 +1,10 @@
 use burn::tensor::{Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
-use super::cam::{Places, cam_builders, mean, values_at};
+use super::{
+    cam::{cam_builders, mean, values_at},
+    places::Places,
+};
 use crate::{
     attribution::{Evaluations, Outcome},
     error::Error,
@@ -26,6 +29,20 @@ pub enum ScoreDrop {
     Absolute,
 }
 
+/// What a channel is set to in [`AblationCam`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ChannelFill {
+    /// Zero, as in the paper.
+    #[default]
+    Zero,
+    /// Zero where the layer's smallest value is zero, as after a ReLU; elsewhere 10,000,000 below
+    /// the smallest, as in pytorch-grad-cam with a `batch_size` of 1. (In larger batches it goes
+    /// down by as much again for each channel of a batch, so that its values depend on the
+    /// batches.)
+    BelowMinimum,
+}
+
 /// The channels of a layer, weighted by how far the score drops without each.
 ///
 /// w_c = (f - f_c) / f, f_c the score with channel c of the layer set to zero; map =
@@ -35,8 +52,8 @@ pub enum ScoreDrop {
 /// <https://doi.org/10.1109/WACV45572.2020.9093360>. Layers, sizes and tokens as for
 /// [`GradCam`](crate::GradCam); a channel of tokens is set to zero in all of them.
 ///
-/// pytorch-grad-cam sets channels to zero where the layer's smallest value is zero, as after a
-/// ReLU, and 10,000,000 below the smallest elsewhere; here it is zero always, as in the paper.
+/// `ablation-cam-pytorch-grad-cam` sets channels to what pytorch-grad-cam does, zero after a ReLU
+/// and far below the smallest value elsewhere ([`ChannelFill::BelowMinimum`]).
 ///
 /// ```
 /// use burn::{module::Param, nn::LinearConfig, tensor::{Device, Tensor, activation::relu}};
@@ -61,6 +78,8 @@ pub struct AblationCam {
     pub layers: Vec<Layer>,
     /// What the drops become.
     pub drop: ScoreDrop,
+    /// What a channel is set to.
+    pub fill: ChannelFill,
     /// Whether only the positive part of each layer's map is kept.
     pub relu: bool,
     /// How maps are brought to the input's positions.
@@ -72,6 +91,7 @@ impl Default for AblationCam {
         AblationCam {
             layers: vec![Layer::default()],
             drop: ScoreDrop::default(),
+            fill: ChannelFill::default(),
             relu: true,
             resize: Resize::default(),
         }
@@ -84,6 +104,12 @@ impl AblationCam {
     /// What the drops become.
     pub fn drop(mut self, drop: ScoreDrop) -> Self {
         self.drop = drop;
+        self
+    }
+
+    /// What a channel is set to.
+    pub fn fill(mut self, fill: ChannelFill) -> Self {
+        self.fill = fill;
         self
     }
 }
@@ -114,7 +140,7 @@ impl<const D: usize> Method<D> for AblationCam {
         let graph = inside(model, cam.name)?;
         let (frame, places) = cam.places(graph)?;
         let maps = places.iter().map(|place| {
-            let tail = Tail::new(graph, place);
+            let tail = Tail::new(graph, place, self.fill);
             let rows: Vec<Tensor<D>> = (0..input.dims()[0])
                 .map(|row| {
                     let x = input.clone().narrow(0, row, 1);
@@ -136,16 +162,33 @@ impl<const D: usize> Method<D> for AblationCam {
     }
 }
 
+impl ChannelFill {
+    /// For the values of one row.
+    fn of(self, values: &Value) -> Result<f64, Error> {
+        const BELOW: f64 = 1e7;
+        let least = match self {
+            ChannelFill::Zero => 0.0,
+            ChannelFill::BelowMinimum => {
+                let elements: usize = values.shape().iter().product();
+                let flat = values.clone().reshape(&[elements]).tensor::<1>();
+                flat.min().try_into_scalar::<f64>().map_err(Error::device)?
+            }
+        };
+        Ok(if least == 0.0 { 0.0 } else { least - BELOW })
+    }
+}
+
 /// What follows a layer, and what else it reads of the network before.
 struct Tail<'a> {
     graph: &'a Graph,
     places: &'a Places,
     /// The layer, then all others that are read beside it, each with the axis of its rows.
     cut: Vec<(NodeId, usize)>,
+    fill: ChannelFill,
 }
 
 impl<'a> Tail<'a> {
-    fn new(graph: &'a Graph, places: &'a Places) -> Self {
+    fn new(graph: &'a Graph, places: &'a Places, fill: ChannelFill) -> Self {
         let after = graph.dependents(places.id);
         let from_input = graph.dependents(graph.input());
         let mut cut = vec![places.id];
@@ -164,6 +207,7 @@ impl<'a> Tail<'a> {
         Tail {
             graph,
             places,
+            fill,
             cut: cut.iter().map(|&id| (id, axis(id).unwrap_or(0))).collect(),
         }
     }
@@ -187,6 +231,7 @@ impl<'a> Tail<'a> {
         let score = goal.pick(&[row]).scores(outputs.clone())?;
         let shape = values[0].shape();
         let channels = shape[self.places.channel];
+        let fill = self.fill.of(&values[0])?;
         let mut left = Vec::new();
         run.without_progress()
             .batches(Stage::Scoring, channels, memory, |range| {
@@ -196,7 +241,11 @@ impl<'a> Tail<'a> {
                     .map(|(i, (&(id, axis), value))| {
                         let copies = Value::cat(vec![value.clone(); count], axis);
                         match i {
-                            0 => (id, &copies * &self.without(range.clone(), &copies)),
+                            0 => {
+                                let kept = self.without(range.clone(), &copies);
+                                let filled = kept.times(-fill).plus(fill);
+                                (id, &(&copies * &kept) + &filled)
+                            }
                             _ => (id, copies),
                         }
                     })
@@ -287,10 +336,10 @@ mod tests {
     #[test]
     fn only_the_tail_is_run_again() {
         let graph = Reused::graph();
-        let frame = super::super::cam::Frame::of(&graph);
+        let frame = super::super::places::Frame::of(&graph);
         for (layer, cut) in [("add_2", 1), ("twice", 2), ("twice#2", 2)] {
             let places = Places::of(&graph, graph.layer(&layer.into()).unwrap(), &frame).unwrap();
-            let tail = Tail::new(&graph, &places);
+            let tail = Tail::new(&graph, &places, ChannelFill::Zero);
             assert_eq!(tail.cut.len(), cut, "{layer}");
             assert!(
                 tail.cut

@@ -7,7 +7,10 @@ use serde::{Deserialize, Serialize};
 use crate::{
     error::Error,
     graph::{Along, Graph, Layer, Node, NodeId, Op, Size, Value},
-    methods::tokens::{self, to_input},
+    methods::{
+        places::Frame,
+        tokens::{extra, to_input},
+    },
 };
 
 /// Whose attention is shown: the token that asks.
@@ -28,10 +31,9 @@ impl Query {
     pub(crate) fn map<const D: usize>(
         self,
         weights: Tensor<3>,
-        input: &Tensor<D>,
+        frame: &Frame,
     ) -> Result<Tensor<D>, Error> {
         let [rows, tokens, _] = weights.dims();
-        let dims = input.dims();
         let token = match self {
             Query::Mean => None,
             Query::Token(token) if token >= tokens => {
@@ -39,19 +41,13 @@ impl Query {
                 return Err(Error::option("query", token, requirement));
             }
             Query::Token(token) => Some(token),
-            Query::Auto => {
-                let extra = match D {
-                    2 => tokens.saturating_sub(dims[1]),
-                    _ => tokens::grid(tokens, &dims[2..])?.extra,
-                };
-                (extra > 0).then_some(0)
-            }
+            Query::Auto => (extra::<D>(tokens, frame)? > 0).then_some(0),
         };
         let row = match token {
             Some(token) => weights.narrow(1, token, 1),
             None => weights.mean_dim(1),
         };
-        to_input(row.reshape([rows, tokens]), input)
+        to_input(row.reshape([rows, tokens]), frame)
     }
 }
 

@@ -6,7 +6,10 @@ use crate::{
     error::Error,
     graph::{Layer, inside},
     method::Method,
-    methods::attention::{Query, attention_of, matrices},
+    methods::{
+        attention::{Query, attention_of, matrices},
+        places::Frame,
+    },
     model::Model,
     recipe::{Recipe, Registered},
     run::{Run, Stage, guarded, join},
@@ -85,7 +88,7 @@ impl<const D: usize> Method<D> for AttentionMap {
         let graph = inside(model, "attention-map")?;
         graph.check_input(&input.dims())?;
         let layer = attention_of(graph, self.layer.as_ref())?;
-        let total = input.dims()[0];
+        let (frame, total) = (Frame::of(graph), input.dims()[0]);
         let mut parts = Vec::new();
         run.batches(Stage::Attributing, total, run.rows(input), |range| {
             let rows = range.len();
@@ -109,7 +112,7 @@ impl<const D: usize> Method<D> for AttentionMap {
             };
             parts.push(
                 self.query
-                    .map(weights.reshape([rows, tokens, tokens]), &batch)?,
+                    .map(weights.reshape([rows, tokens, tokens]), &frame)?,
             );
             Ok(())
         })?;

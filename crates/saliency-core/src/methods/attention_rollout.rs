@@ -7,7 +7,10 @@ use crate::{
     graph::inside,
     host::widened,
     method::Method,
-    methods::attention::{Query, even_attentions, matrices},
+    methods::{
+        attention::{Query, even_attentions, matrices},
+        places::Frame,
+    },
     model::Model,
     recipe::{Recipe, Registered},
     run::{Run, Stage, guarded, join},
@@ -158,7 +161,7 @@ impl<const D: usize> Method<D> for AttentionRollout {
         let graph = inside(model, "attention-rollout")?;
         graph.check_input(&input.dims())?;
         let layers = even_attentions(graph)?;
-        let total = input.dims()[0];
+        let (frame, total) = (Frame::of(graph), input.dims()[0]);
         let mut parts = Vec::new();
         run.batches(Stage::Attributing, total, run.rows(input), |range| {
             let rows = range.len();
@@ -176,7 +179,7 @@ impl<const D: usize> Method<D> for AttentionRollout {
                     .reduce(|before, step| step.matmul(before))
                     .expect("there is an attention")
             })?;
-            parts.push(self.query.map(rollout.cast(input.dtype()), &batch)?);
+            parts.push(self.query.map(rollout.cast(input.dtype()), &frame)?);
             Ok(())
         })?;
         Ok(join(parts).into())
@@ -187,7 +190,7 @@ impl<const D: usize> Method<D> for AttentionRollout {
 mod tests {
     use super::*;
     use crate::{
-        BatchSize, LayerActivation, LayerMethod, Target,
+        BatchSize, LayerActivation, LayerMethod, Resize, Target,
         methods::{
             testing::assert_close,
             transformer::{picture, vit_graph},
@@ -240,13 +243,11 @@ mod tests {
             }
             let want: Vec<f32> = rollout[1..n].iter().map(|&v| v as f32).collect();
             let want = Tensor::<1>::from_floats(want.as_slice(), &Device::flex());
-            let want = super::super::layer_map::upsample(
-                want.reshape([1, 1, 4, 4]),
-                &x.clone().narrow(0, 1, 1),
-            );
+            let want =
+                Frame::of(&graph).spread(want.reshape([1, 1, 4, 4]).into(), Resize::Bilinear);
             let method = AttentionRollout::new().heads(heads).discard(discard);
             let got = method.explain(&graph, x.clone(), 0).unwrap().values;
-            assert_close(got.narrow(0, 1, 1), want.unwrap(), 1e-5);
+            assert_close(got.narrow(0, 1, 1), want, 1e-5);
         }
     }
 

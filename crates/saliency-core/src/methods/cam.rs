@@ -6,12 +6,12 @@ use burn::tensor::Tensor;
 use crate::{
     attribution::{Evaluations, Outcome},
     error::Error,
-    graph::{Graph, Layer, Node, NodeId, Op, Size, Value, inside},
-    host::widened,
+    graph::{Graph, Layer, NodeId, Value, inside},
+    methods::places::{Frame, Places},
     model::Model,
     run::{Run, Stage, guarded, join},
     target::Goal,
-    upsample::{Resize, resize},
+    upsample::Resize,
 };
 
 /// The options that all class activation maps have.
@@ -150,7 +150,7 @@ impl Cam<'_> {
             true => map.clamp_min(0.0),
             false => map,
         };
-        frame.join(resize(places.unflatten(map), &frame.sizes, self.resize))
+        frame.spread(places.unflatten(map), self.resize)
     }
 
     fn by_rows<const D: usize>(
@@ -194,207 +194,6 @@ pub(super) fn mean<const D: usize>(maps: Vec<Tensor<D>>) -> Result<Tensor<D>, Er
         .reduce(|a, b| a + b)
         .map(|sum| sum.div_scalar(count))
         .ok_or_else(|| Error::option("layers", "[]", "name at least one layer"))
-}
-
-/// The positions of the input: its axes after the rows and channels.
-///
-/// Where the model begins by moving the input's channels to the front (`[N, H, W, C]`, or a
-/// series `[N, T, F]`), its positions are the axes before the channels. An input without
-/// channels `[N, L]` has `L` positions.
-#[derive(Debug)]
-pub(super) struct Frame {
-    pub sizes: Vec<usize>,
-    /// The input's axes as rows, channels, positions.
-    order: Vec<usize>,
-}
-
-impl Frame {
-    pub fn of(graph: &Graph) -> Self {
-        let shape = graph.node(graph.input()).shape_at(1);
-        let mut orders = graph
-            .nodes()
-            .filter(|(_, node)| node.inputs.contains(&graph.input()))
-            .map(|(_, node)| match &node.op {
-                Op::Permute(axes) if axes[0] == 0 => Some(axes.clone()),
-                _ => None,
-            });
-        let first = orders.next().flatten();
-        let order = match first {
-            Some(order) if orders.all(|other| other.as_ref() == Some(&order)) => order,
-            _ => (0..shape.len()).collect(),
-        };
-        let positions = if shape.len() == 2 { 1 } else { 2 };
-        Frame {
-            sizes: order[positions..].iter().map(|&axis| shape[axis]).collect(),
-            order,
-        }
-    }
-
-    /// `[rows, 1, positions ...]` as something shaped like the input, with one channel.
-    pub fn join<const D: usize>(&self, map: Value) -> Tensor<D> {
-        if D == 2 {
-            let rows = map.shape()[0];
-            return map.reshape(&[rows, self.sizes[0]]).tensor();
-        }
-        let mut back = vec![0; D];
-        for (to, &from) in self.order.iter().enumerate() {
-            back[from] = to;
-        }
-        map.permute(&back).tensor()
-    }
-
-    /// Something shaped like the input as `[rows, channels, positions ...]`.
-    pub fn split<const D: usize>(&self, x: Tensor<D>) -> Value {
-        let rows = x.dims()[0];
-        match D {
-            2 => Value::from(x).reshape(&[rows, 1, self.sizes[0]]),
-            _ => Value::from(x).permute(&self.order),
-        }
-    }
-}
-
-/// Where the channels and the places of a layer are.
-///
-/// The places of tokens `[N, T, width]` of an image are a grid as high and wide, in
-/// proportion, as the image; the tokens before it (of the class, of registers) are left out.
-#[derive(Debug)]
-pub(super) struct Places {
-    pub id: NodeId,
-    pub grid: Vec<usize>,
-    /// The axis of the channels.
-    pub channel: usize,
-    /// Leading tokens that have no place.
-    extra: usize,
-}
-
-impl Places {
-    pub fn of(graph: &Graph, id: NodeId, frame: &Frame) -> Result<Self, Error> {
-        let node = graph.node(id);
-        Self::find(graph, id, frame).ok_or_else(|| Error::Shape {
-            what: "the layer's output",
-            expected: format!(
-                "[rows, channels, positions ...] or tokens [rows, tokens, width] of a grid, at {}; name a layer that has positions",
-                node.name
-            ),
-            got: node.shape_at(1),
-        })
-    }
-
-    /// The places of a node, where it has any.
-    pub fn find(graph: &Graph, id: NodeId, frame: &Frame) -> Option<Self> {
-        let node = graph.node(id);
-        let rank = node.shape.len();
-        if node.shape[0] != Size::Rows(1) || rank < 3 {
-            return None;
-        }
-        let known = channel_axis(graph, id).filter(|&axis| axis > 0);
-        let tokens = rank == 3 && frame.sizes.len() > 1;
-        let channel = known.unwrap_or(if tokens { 2 } else { 1 });
-        let shape = node.shape_at(1);
-        let around: Vec<usize> = (1..rank).filter(|&axis| axis != channel).collect();
-        let sizes: Vec<usize> = around.iter().map(|&axis| shape[axis]).collect();
-        let (extra, grid) = match tokens {
-            true => token_grid(sizes[0], &frame.sizes)?,
-            false if sizes.len() == frame.sizes.len() => (0, sizes),
-            false => return None,
-        };
-        Some(Places {
-            id,
-            grid,
-            channel,
-            extra,
-        })
-    }
-
-    /// A value of the layer as `[rows, channels, places]`, in f32 at least.
-    pub fn split(&self, value: Value) -> Tensor<3> {
-        let shape = value.shape();
-        let mut order = vec![0, self.channel];
-        order.extend((1..shape.len()).filter(|&axis| axis != self.channel));
-        let (rows, channels) = (shape[0], shape[self.channel]);
-        let all = shape[1..].iter().product::<usize>() / channels;
-        let value = value.permute(&order).reshape(&[rows, channels, all]);
-        widened(value.tensor().narrow(2, self.extra, all - self.extra))
-    }
-
-    /// `[rows, channels, places]` with its position axes.
-    pub fn unflatten(&self, map: Tensor<3>) -> Value {
-        let [rows, channels, _] = map.dims();
-        Value::from(map).reshape(&[&[rows, channels], &self.grid[..]].concat())
-    }
-
-    /// Fails where the score reads none of the grid's tokens, as after the last attention of a
-    /// network that reads its class token: the map would be zero everywhere.
-    fn check_reached(&self, graph: &Graph, gradient: &Tensor<3>) -> Result<(), Error> {
-        if self.extra == 0 {
-            return Ok(());
-        }
-        let largest = gradient.clone().abs().max();
-        match largest.try_into_scalar::<f32>().map_err(Error::device)? {
-            0.0 => Err(Error::option(
-                "layers",
-                &graph.node(self.id).name,
-                "the score reads only the class token there; name an earlier layer, such as the first norm of the last block",
-            )),
-            _ => Ok(()),
-        }
-    }
-}
-
-/// How many leading tokens have no place, and the grid of the others: in the proportions of the
-/// image where there is such a grid, else a square (patches need not be square).
-fn token_grid(tokens: usize, sizes: &[usize]) -> Option<(usize, Vec<usize>)> {
-    const MOST_EXTRA: usize = 8;
-    let &[height, width] = sizes else { return None };
-    let grid = |fits: &dyn Fn(usize, usize) -> bool| {
-        (0..=MOST_EXTRA.min(tokens.saturating_sub(1))).find_map(|extra| {
-            let places = tokens - extra;
-            (1..=places)
-                .find(|&h| places.is_multiple_of(h) && fits(h, places / h))
-                .map(|h| (extra, vec![h, places / h]))
-        })
-    };
-    grid(&|h, w| h * width == w * height).or_else(|| grid(&|h, w| h == w))
-}
-
-/// The axis of a node's channels, from the operations before it: convolutions have them on axis
-/// 1, linear layers on the last.
-fn channel_axis(graph: &Graph, id: NodeId) -> Option<usize> {
-    let node = graph.node(id);
-    let last = node.shape.len().checked_sub(1)?;
-    let from = |input: &NodeId| channel_axis(graph, *input);
-    let same_rank = |input: &&NodeId| graph.node(**input).shape.len() == last + 1;
-    match &node.op {
-        Op::Conv { .. }
-        | Op::ConvTranspose { .. }
-        | Op::BatchNorm { .. }
-        | Op::MaxPool(_)
-        | Op::AvgPool { .. }
-        | Op::AdaptiveAvgPool { .. }
-        | Op::Interpolate { .. } => Some(1),
-        Op::Linear | Op::LayerNorm { .. } | Op::Embedding => Some(last),
-        Op::Permute(axes) => {
-            let before = from(&node.inputs[0])?;
-            axes.iter().position(|&axis| axis == before)
-        }
-        Op::Reshape => {
-            let source = graph.node(node.inputs[0]);
-            let before = from(&node.inputs[0])?;
-            moved(source, before, node)
-        }
-        _ => node.inputs.iter().filter(same_rank).find_map(from),
-    }
-}
-
-/// Where an axis is after a reshape that does not touch it.
-fn moved(source: &Node, axis: usize, to: &Node) -> Option<usize> {
-    let (old, new) = (source.shape.len() - 1, to.shape.len() - 1);
-    let kept = |here: usize| to.shape.get(here) == Some(&source.shape[axis]);
-    match axis {
-        axis if axis == old && kept(new) => Some(new),
-        1 if kept(1) => Some(1),
-        _ => None,
-    }
 }
 
 #[cfg(test)]
@@ -511,20 +310,5 @@ pub(super) mod testing {
         for rows in [1, 2, 3, 7, 11] {
             assert_close(explain(rows), whole.clone(), tolerance);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn token_grids_have_the_images_proportions() {
-        assert_eq!(token_grid(196, &[224, 224]), Some((0, vec![14, 14])));
-        assert_eq!(token_grid(197, &[224, 224]), Some((1, vec![14, 14])));
-        assert_eq!(token_grid(261, &[224, 224]), Some((5, vec![16, 16])));
-        assert_eq!(token_grid(33, &[32, 64]), Some((1, vec![4, 8])));
-        assert_eq!(token_grid(32, &[32, 16]), Some((0, vec![8, 4])));
-        assert_eq!(token_grid(60, &[224, 224]), None);
     }
 }

@@ -18,7 +18,7 @@ use crate::{
 /// A ReLU passes back the positive part of what it gets from above, whatever its input was;
 /// convolutions are transposed, max-pooling follows its switches, everything else has its
 /// ordinary derivative. Every ReLU counts, whether a module, a function or a
-/// `clamp_min(0.0)`. Values are shaped like the input. Zeiler and Fergus, "Visualizing and
+/// `clamp_min(0.0)`, and so does one with an upper bound (ReLU6). Values are shaped like the input. Zeiler and Fergus, "Visualizing and
 /// Understanding Convolutional Networks" (2014), <https://arxiv.org/abs/1311.2901>; Captum's
 /// `Deconvolution`, which misses functional ReLUs.
 ///
@@ -52,12 +52,13 @@ impl<const D: usize> Method<D> for Deconvnet {
         run: &Run,
     ) -> Result<Outcome<D>, Error> {
         let graph = inside(model, "deconvnet")?;
-        let rule = |site: &Site, arrived: &Value| match is_relu(&site.node.op) {
-            true => Ok(Some(vec![Some(arrived.relu())])),
-            false => Ok(None),
-        };
-        Ok(passed_back(graph, input, goal, run, &rule)?.into())
+        Ok(passed_back(graph, input, goal, run, &rectified)?.into())
     }
+}
+
+/// The positive part of what arrives at a ReLU, whatever its input was.
+pub(super) fn rectified(site: &Site, arrived: &Value) -> Result<Option<Vec<Option<Value>>>, Error> {
+    Ok(is_relu(&site.node.op).then(|| vec![Some(arrived.relu())]))
 }
 
 #[cfg(test)]

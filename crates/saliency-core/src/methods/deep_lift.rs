@@ -5,12 +5,13 @@ use crate::{
     attribution::{Evaluations, Evidence, Outcome},
     baseline::{Baseline, check_some, one_or_many},
     error::Error,
-    graph::{Activations, Graph, inside},
+    graph::{Activations, Graph, NodeId, Value, inside},
     host::widened,
     method::Method,
+    methods::layer_map::flat,
     model::Model,
     recipe::{Recipe, Registered},
-    run::{Run, Stage, join},
+    run::{Run, Stage},
     sampling::row_sums,
     target::Goal,
 };
@@ -75,7 +76,7 @@ pub struct DeepLift {
     #[serde(deserialize_with = "one_or_many")]
     pub baselines: Vec<Baseline>,
     /// Whether to multiply with x - x0; else the values are the multipliers.
-    pub times_input: bool,
+    pub multiply_by_inputs: bool,
     /// Differences up to this count as none, and the derivative takes their place.
     pub epsilon: f64,
     /// Which operations have a rule of their own.
@@ -98,11 +99,14 @@ pub enum LiftRules {
     Captum,
 }
 
+/// A batch holds the activations of its rows twice: at the input and at the baseline.
+pub(super) const PASSES: usize = 2;
+
 impl Default for DeepLift {
     fn default() -> Self {
         DeepLift {
             baselines: vec![Baseline::Zero],
-            times_input: true,
+            multiply_by_inputs: true,
             epsilon: 1e-6,
             rules: LiftRules::Complete,
         }
@@ -136,8 +140,8 @@ impl DeepLift {
     }
 
     /// Whether to multiply with x - x0.
-    pub fn times_input(mut self, times_input: bool) -> Self {
-        self.times_input = times_input;
+    pub fn multiply_by_inputs(mut self, multiply_by_inputs: bool) -> Self {
+        self.multiply_by_inputs = multiply_by_inputs;
         self
     }
 
@@ -170,21 +174,35 @@ impl DeepLift {
     pub(super) fn lift<const D: usize>(
         &self,
         graph: &Graph,
-        (input, baseline): (Tensor<D>, Tensor<D>),
+        pair: (Tensor<D>, Tensor<D>),
         goal: &Goal,
         run: &Run,
     ) -> Result<(Tensor<D>, Vec<f64>), Error> {
+        let (values, ends) = self.lift_to(graph, graph.input(), pair, goal, run)?;
+        Ok((values.tensor(), ends))
+    }
+
+    /// The same at a node: multipliers there times the differences there.
+    fn lift_to<const D: usize>(
+        &self,
+        graph: &Graph,
+        node: NodeId,
+        (input, baseline): (Tensor<D>, Tensor<D>),
+        goal: &Goal,
+        run: &Run,
+    ) -> Result<(Value, Vec<f64>), Error> {
         let rows = input.dims()[0];
         run.count(Evaluations {
             forward: rows,
             gradient: rows,
         });
-        let now = graph.activations(input.clone().into())?;
-        let before = graph.activations(baseline.clone().into())?;
-        let output = |all: &Activations| match all.get(graph.output()) {
-            Some(value) => Ok(value.clone().tensor::<2>()),
-            None => Err(Error::trace("the output was not computed".into())),
+        let now = graph.activations(input.into())?;
+        let before = graph.activations(baseline.into())?;
+        let value = |all: &Activations, id| match all.get(id) {
+            Some(value) => Ok(value.clone()),
+            None => Err(Error::NotDifferentiable),
         };
+        let output = |all| Ok::<_, Error>(value(all, graph.output())?.tensor::<2>());
         let (now_out, before_out) = (output(&now)?, output(&before)?);
         let seed = goal.seed(&now_out)?;
         let rule = Lift {
@@ -193,23 +211,21 @@ impl DeepLift {
             rules: self.rules,
         };
         let multipliers = graph
-            .backward(
-                &now,
-                vec![(graph.output(), seed.into())],
-                &rule,
-                &[graph.input()],
-            )?
+            .backward(&now, vec![(graph.output(), seed.into())], &rule, &[node])?
             .remove(0)
-            .ok_or(Error::NotDifferentiable)?
-            .tensor::<D>();
+            .ok_or(Error::NotDifferentiable)?;
+        let multipliers = Value::from(widened(multipliers.typed()));
         let scores = |outputs| -> Result<Vec<f64>, Error> {
             let scores = goal.scores(outputs)?;
             scores.try_into_vec_as::<f64>().map_err(Error::device)
         };
         let ends = scores(now_out)?.into_iter().zip(scores(before_out)?);
-        let values = match self.times_input {
-            true => widened(multipliers) * widened(input - baseline),
-            false => widened(multipliers),
+        let values = match self.multiply_by_inputs {
+            true => {
+                let way = &value(&now, node)? - &value(&before, node)?;
+                &multipliers * &Value::from(widened(way.typed()))
+            }
+            false => multipliers,
         };
         Ok((values, ends.map(|(now, before)| now - before).collect()))
     }
@@ -233,39 +249,56 @@ impl<const D: usize> Method<D> for DeepLift {
         goal: &Goal,
         run: &Run,
     ) -> Result<Outcome<D>, Error> {
-        self.check()?;
         let graph = inside(model, "deeplift")?;
+        let (values, delta) = self.at(graph, graph.input(), input, goal, run)?;
+        Ok(Outcome {
+            values: values.tensor(),
+            evidence: Evidence {
+                delta,
+                ..Evidence::default()
+            },
+        })
+    }
+}
+
+impl DeepLift {
+    /// Values at a node, averaged over the baselines, and what is missing of the difference of
+    /// the scores.
+    pub(super) fn at<const D: usize>(
+        &self,
+        graph: &Graph,
+        node: NodeId,
+        input: &Tensor<D>,
+        goal: &Goal,
+        run: &Run,
+    ) -> Result<(Value, Option<Vec<f64>>), Error> {
+        self.check()?;
         let count = self.baselines.len() as f64;
         let (mut parts, mut deltas) = (Vec::new(), Vec::new());
-        // A batch holds the activations of its rows twice: at the input and at the baseline.
-        let (total, rows) = (input.dims()[0], run.rows(input).div_ceil(2));
-        run.batches(Stage::Attributing, total, rows, |range| {
+        let (total, run) = (input.dims()[0], &run.holding(PASSES));
+        run.batches(Stage::Attributing, total, run.rows(input), |range| {
             let batch = input.clone().narrow(0, range.start, range.len());
             let goal = goal.slice(range.start, range.end);
-            let mut sum: Option<Tensor<D>> = None;
+            let mut sum: Option<Value> = None;
             let mut differences = vec![0.0; range.len()];
             for baseline in &self.baselines {
                 let pair = (batch.clone(), baseline.of(&batch)?);
-                let (values, found) = self.lift(graph, pair, &goal, run)?;
+                let (values, found) = self.lift_to(graph, node, pair, &goal, run)?;
                 sum = Some(match sum.take() {
-                    Some(before) => before + values,
+                    Some(before) => &before + &values,
                     None => values,
                 });
                 for (total, difference) in differences.iter_mut().zip(found) {
                     *total += difference / count;
                 }
             }
-            let mean = sum.expect("there is a baseline").div_scalar(count);
-            deltas.extend(row_sums(&mean)?.iter().zip(differences).map(|(s, d)| s - d));
+            let mean = sum.expect("there is a baseline").times(1.0 / count);
+            let sums = row_sums(&flat(&mean, range.len()))?;
+            deltas.extend(sums.iter().zip(differences).map(|(s, d)| s - d));
             parts.push(mean);
             Ok(())
         })?;
-        Ok(Outcome {
-            values: join(parts),
-            evidence: Evidence {
-                delta: self.times_input.then_some(deltas),
-                ..Evidence::default()
-            },
-        })
+        let deltas = self.multiply_by_inputs.then_some(deltas);
+        Ok((Value::cat(parts, 0), deltas))
     }
 }

@@ -7,7 +7,7 @@ use crate::{
     error::Error,
     graph::inside,
     method::Method,
-    methods::deep_lift::{DeepLift, LiftRules},
+    methods::deep_lift::{DeepLift, LiftRules, PASSES},
     model::Model,
     recipe::{Recipe, Registered},
     run::{Run, Stage, join},
@@ -58,7 +58,7 @@ pub struct DeepLiftShap {
     /// most this.
     pub tolerance: Option<f64>,
     /// Whether to multiply with x - b; else the values are the mean multipliers.
-    pub times_input: bool,
+    pub multiply_by_inputs: bool,
     /// Differences up to this count as none, and the derivative takes their place.
     pub epsilon: f64,
     /// Which operations have a rule of their own.
@@ -68,7 +68,7 @@ pub struct DeepLiftShap {
 impl Default for DeepLiftShap {
     fn default() -> Self {
         let DeepLift {
-            times_input,
+            multiply_by_inputs,
             epsilon,
             rules,
             ..
@@ -78,7 +78,7 @@ impl Default for DeepLiftShap {
             samples: None,
             seed: 0,
             tolerance: None,
-            times_input,
+            multiply_by_inputs,
             epsilon,
             rules,
         }
@@ -122,8 +122,8 @@ impl DeepLiftShap {
     }
 
     /// Whether to multiply with x - b.
-    pub fn times_input(mut self, times_input: bool) -> Self {
-        self.times_input = times_input;
+    pub fn multiply_by_inputs(mut self, multiply_by_inputs: bool) -> Self {
+        self.multiply_by_inputs = multiply_by_inputs;
         self
     }
 
@@ -152,7 +152,7 @@ impl DeepLiftShap {
     fn lift(&self) -> DeepLift {
         DeepLift {
             baselines: self.baselines.clone(),
-            times_input: self.times_input,
+            multiply_by_inputs: self.multiply_by_inputs,
             epsilon: self.epsilon,
             rules: self.rules,
         }
@@ -199,7 +199,7 @@ impl<const D: usize> Method<D> for DeepLiftShap {
         let mut differences = vec![0.0; goal.rows()];
         let mut outcome = budget.sample(|samples| {
             let blocks = sweep(
-                run,
+                &run.holding(PASSES),
                 Stage::Sampling,
                 (input, goal),
                 (samples, budget.samples),
@@ -224,7 +224,7 @@ impl<const D: usize> Method<D> for DeepLiftShap {
             }
             Ok(moments)
         })?;
-        if self.times_input {
+        if self.multiply_by_inputs {
             let samples = outcome.evidence.samples.unwrap_or(budget.samples) as f64;
             let sums = row_sums(&outcome.values)?;
             let rows = sums.iter().zip(differences);

@@ -21,7 +21,8 @@ use crate::{
 /// With activations A `[channels, places]`, minus each channel's mean where `centred`:
 /// map = v^T A, v the first left singular vector of A. Bany Muhammad and Yeasin, "Eigen-CAM:
 /// Class Activation Map using Principal Components" (2020), <https://arxiv.org/abs/2008.00299>,
-/// do not centre (`eigen-cam-uncentred`); pytorch-grad-cam does.
+/// do not centre (`eigen-cam-uncentred`); pytorch-grad-cam does, and takes the positive part
+/// (`eigen-cam-pytorch-grad-cam`).
 ///
 /// A singular vector has no sign of its own. Here the largest |value| of each layer's map is
 /// positive (Chung and Ying, "Seg-Eigen-CAM", 2025, <https://doi.org/10.3390/app15137562>);

@@ -17,7 +17,8 @@ use crate::{
 /// The first principal component of a layer's activations times their gradients.
 ///
 /// [`EigenCam`](crate::EigenCam) of A G, with activations A and gradients G = d f / d A, and so
-/// of the target; pytorch-grad-cam's `EigenGradCAM`. Sign, layers, sizes and tokens as there.
+/// of the target; pytorch-grad-cam's `EigenGradCAM`, which takes the
+/// positive part (`eigen-grad-cam-pytorch-grad-cam`). Sign, layers, sizes and tokens as there.
 ///
 /// ```
 /// use burn::{module::Param, nn::LinearConfig, tensor::{Device, Tensor, activation::relu}};

@@ -1,11 +1,11 @@
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
-use super::lrp::{BiasShare, Lrp, LrpRule, Plan, propagate};
+use super::lrp::{BiasShare, Lrp, LrpRule, Plan, conserved, propagate};
 use crate::{
     attribution::Outcome,
     error::Error,
-    graph,
+    graph::{self, Graph, NodeId, Value},
     method::Method,
     model::Model,
     recipe::{Recipe, Registered},
@@ -124,13 +124,28 @@ impl<const D: usize> Method<D> for ExcitationBackprop {
         run: &Run,
     ) -> Result<Outcome<D>, Error> {
         Method::<D>::validate(self)?;
-        let graph = graph::inside(model, "excitation-backprop")?.folded();
+        let graph = graph::inside(model, "excitation-backprop")?.folded_once();
+        let (values, delta) = self.probability(graph, graph.input(), input, goal, run)?;
+        Ok(conserved(values.tensor(), delta))
+    }
+}
+
+impl ExcitationBackprop {
+    /// What arrives at a node of a folded graph, and what is missing of it.
+    pub(super) fn probability<const D: usize>(
+        &self,
+        graph: &Graph,
+        node: NodeId,
+        input: &Tensor<D>,
+        goal: &Goal,
+        run: &Run,
+    ) -> Result<(Value, Vec<f64>), Error> {
         let rules = self.rules();
-        let mut plan = Plan::new(&rules, &graph)?;
+        let mut plan = Plan::new(&rules, graph)?;
         if self.contrastive {
-            plan = plan.with_last(&graph, &CONTRAST);
+            plan = plan.with_last(graph, &CONTRAST);
         }
-        propagate(&graph, &plan, input, goal, run, |goal, outputs| {
+        propagate((graph, node), &plan, input, goal, run, |goal, outputs| {
             let seed = goal.seed(&outputs)?;
             let whole = seed.clone().sum_dim(1).squeeze_dim(1);
             Ok(match self.contrastive {

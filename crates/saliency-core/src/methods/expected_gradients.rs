@@ -64,7 +64,7 @@ pub struct ExpectedGradients {
     /// Seed of everything drawn.
     pub seed: u64,
     /// Whether to multiply with x - b.
-    pub times_input: bool,
+    pub multiply_by_inputs: bool,
     /// Stop before all samples are taken when the relative standard error of every row is at
     /// most this.
     pub tolerance: Option<f64>,
@@ -77,7 +77,7 @@ impl Default for ExpectedGradients {
             samples: 200,
             noise: NoiseScale::Absolute(0.0),
             seed: 0,
-            times_input: true,
+            multiply_by_inputs: true,
             tolerance: None,
         }
     }
@@ -115,8 +115,8 @@ impl ExpectedGradients {
     }
 
     /// Whether to multiply with x - b.
-    pub fn times_input(mut self, times_input: bool) -> Self {
-        self.times_input = times_input;
+    pub fn multiply_by_inputs(mut self, multiply_by_inputs: bool) -> Self {
+        self.multiply_by_inputs = multiply_by_inputs;
         self
     }
 
@@ -210,7 +210,7 @@ impl<const D: usize> Method<D> for ExpectedGradients {
                     }
                     let goal = goal.repeat(count);
                     let gradient = widened(input_gradient(model, join(points), &goal, run)?);
-                    let values = match self.times_input {
+                    let values = match self.multiply_by_inputs {
                         true => gradient * widened(join(gaps)),
                         false => gradient,
                     };
@@ -219,7 +219,7 @@ impl<const D: usize> Method<D> for ExpectedGradients {
                 Moments::merge,
             )
         })?;
-        if self.times_input {
+        if self.multiply_by_inputs {
             let samples = outcome.evidence.samples.unwrap_or(self.samples);
             let ends = plain_scores(model, input, goal, run)?;
             let starts = self.start_scores(model, (input, goal), samples, run)?;
@@ -315,7 +315,9 @@ mod tests {
             (map.evidence.samples, map.evidence.converged),
             (Some(16), Some(true))
         );
-        let local = ExpectedGradients::new().samples(3).times_input(false);
+        let local = ExpectedGradients::new()
+            .samples(3)
+            .multiply_by_inputs(false);
         let x = Tensor::<2>::from_floats([[1.0, 4.0]], &Device::flex());
         let map = local.explain(&linear, x, Target::Regression).unwrap();
         assert_eq!(map.to_vec().unwrap(), [-2.0, -2.0]);

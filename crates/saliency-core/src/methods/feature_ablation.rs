@@ -17,8 +17,8 @@ use crate::{
 /// The score lost when a feature is replaced by the baseline.
 ///
 /// A_i = f(x) - f(x with the baseline in the values of i's feature); all values of a feature
-/// get the same. Captum's `FeatureAblation`, whose default is [`Features::Each`]; its
-/// `feature_mask` is [`Features::Given`].
+/// get the same. Captum's `FeatureAblation`, whose default is [`Features::Each`]
+/// (`feature-ablation-captum`); its `feature_mask` is [`Features::Given`].
 ///
 /// ```
 /// use burn::tensor::{Device, Tensor};
@@ -44,6 +44,11 @@ impl FeatureAblation {
     /// Automatic features, replaced by zeros.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Captum's defaults: each value by itself.
+    pub fn captum() -> Self {
+        Self::new().features(Features::Each)
     }
 
     /// What counts as one feature.

@@ -12,6 +12,7 @@ use crate::{
     perturb::{Jobs, Part, Probe, Running},
     recipe::{Recipe, Registered},
     run::Run,
+    sampling::check_tolerance,
     target::Goal,
 };
 
@@ -24,7 +25,8 @@ use crate::{
 /// <https://arxiv.org/abs/1801.01489>.
 ///
 /// Captum's `FeaturePermutation` takes one permutation, drawn anew for each feature, and never
-/// the identity, as here; the mean over several has a standard error.
+/// the identity, as here; the mean over several has a standard error. With a `tolerance`, whether
+/// it is met is looked at after every eighth permutation.
 ///
 /// ```
 /// use burn::tensor::{Device, Tensor};
@@ -41,8 +43,10 @@ use crate::{
 pub struct FeaturePermutation {
     /// What counts as one feature.
     pub features: Features,
-    /// Number of permutations for each feature.
+    /// Number of permutations for each feature, at most.
     pub samples: usize,
+    /// Stop when ||standard error|| / ||values|| of every row is at most this.
+    pub tolerance: Option<f64>,
     /// Seed of the permutations.
     pub seed: u64,
 }
@@ -52,6 +56,7 @@ impl Default for FeaturePermutation {
         FeaturePermutation {
             features: Features::default(),
             samples: 10,
+            tolerance: None,
             seed: 0,
         }
     }
@@ -75,12 +80,21 @@ impl FeaturePermutation {
         self
     }
 
+    /// Stop when ||standard error|| / ||values|| of every row is at most this.
+    pub fn tolerance(mut self, tolerance: f64) -> Self {
+        self.tolerance = Some(tolerance);
+        self
+    }
+
     /// Seed of the permutations.
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = seed;
         self
     }
 }
+
+/// Permutations between two looks at the tolerance.
+const CHECK: usize = 8;
 
 /// A permutation of `rows` that is not the identity.
 fn permutation(seed: u64, feature: usize, sample: usize, rows: usize) -> Vec<usize> {
@@ -102,6 +116,7 @@ impl<const D: usize> Method<D> for FeaturePermutation {
 
     fn validate(&self) -> Result<(), Error> {
         self.features.validate()?;
+        check_tolerance(self.tolerance)?;
         match self.samples {
             0 => Err(Error::option("samples", 0, "at least one is needed")),
             _ => Ok(()),
@@ -129,6 +144,7 @@ impl<const D: usize> Method<D> for FeaturePermutation {
         let jobs = Jobs::new(groups.iter().map(|groups| groups.count));
         let total = jobs.total() * self.samples;
         let mut running = vec![Running::default(); probe.rows()];
+        let (mut taken, mut converged) = (0, None);
         for sample in 0..self.samples {
             let orders: Vec<_> = (0..features)
                 .map(|feature| permutation(self.seed, feature, sample, probe.rows()))
@@ -149,11 +165,22 @@ impl<const D: usize> Method<D> for FeaturePermutation {
                 let lost: Vec<f64> = scores.iter().map(|score| plain - score).collect();
                 running.add(&lost);
             }
+            taken = sample + 1;
+            if let Some(tolerance) = self.tolerance
+                && (taken.is_multiple_of(CHECK) || taken == self.samples)
+            {
+                let met = running.iter().all(|running| running.is_within(tolerance));
+                converged = Some(met);
+                if met {
+                    break;
+                }
+            }
         }
         let means: Vec<Vec<f64>> = running.iter().map(|r| r.mean().to_vec()).collect();
         let errors: Option<Vec<_>> = running.iter().map(Running::standard_error).collect();
         let mut outcome = probe.outcome(&groups, &means, errors.as_deref());
-        outcome.evidence.samples = Some(self.samples);
+        outcome.evidence.samples = Some(taken);
+        outcome.evidence.converged = converged;
         Ok(outcome)
     }
 }
@@ -163,7 +190,7 @@ mod tests {
     use super::*;
     use crate::{
         Target,
-        methods::testing::{Net, assert_splits_agree, image},
+        methods::testing::{Net, assert_close, assert_splits_agree, image},
     };
     use burn::tensor::Device;
 
@@ -201,6 +228,31 @@ mod tests {
             assert!((got - want).abs() <= 3.0 * error, "{got} {want} {error}");
         }
         assert_eq!(map.evidence.samples, Some(400));
+    }
+
+    #[test]
+    fn it_stops_once_the_tolerance_is_met() {
+        let net = Net::relu(&Device::flex());
+        let of = |tolerance| {
+            let method = FeaturePermutation::new().samples(64).tolerance(tolerance);
+            method.explain(&net, image(4, 2), 1).unwrap()
+        };
+        let early = of(0.5);
+        let samples = early.evidence.samples.unwrap();
+        assert!(samples < 64 && samples.is_multiple_of(8), "{samples}");
+        assert_eq!(early.evidence.converged, Some(true));
+        let norms = |t: Tensor<4>| t.square().sum_dims(&[1, 2, 3]).sqrt();
+        let error = norms(early.evidence.standard_error.clone().unwrap());
+        let ratio = (error / norms(early.values.clone())).try_into_vec_as::<f32>();
+        assert!(ratio.unwrap().iter().all(|&ratio| ratio <= 0.5));
+        let plain = FeaturePermutation::new().samples(samples);
+        let plain = plain.explain(&net, image(4, 2), 1).unwrap();
+        assert_close(early.values, plain.values, 1e-6);
+        let never = of(1e-9);
+        assert_eq!(
+            (never.evidence.samples, never.evidence.converged),
+            (Some(64), Some(false))
+        );
     }
 
     #[test]

@@ -3,7 +3,7 @@ use std::cell::RefCell;
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
-use super::cam::{Frame, Places};
+use super::places::{Frame, Places};
 use crate::{
     attribution::{Evaluations, Evidence, Outcome},
     error::Error,

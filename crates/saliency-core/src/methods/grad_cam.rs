@@ -110,6 +110,7 @@ mod tests {
         methods::{
             cam::testing::{Reused, assert_splits_agree, assert_values, by_channel, graph, summed},
             testing::{Net, assert_close, image},
+            transformer::{picture, vit_graph},
         },
     };
 
@@ -251,15 +252,33 @@ mod tests {
         }
         // A network that reads its class token only.
         let error = GradCam::new()
+            .layer("mix")
             .explain(&trace(false), x.clone(), 1)
             .unwrap_err();
         assert!(error.to_string().contains("class token"), "{error}");
-        let map = GradCam::new()
-            .layer("embed")
-            .relu(false)
-            .explain(&trace(false), x, 1)
-            .unwrap();
-        assert!(map.to_vec().unwrap().iter().any(|v| *v != 0.0));
+        // By default the last layer that it reads all of.
+        let explain = |cam: GradCam| {
+            cam.relu(false)
+                .explain(&trace(false), x.clone(), 1)
+                .unwrap()
+        };
+        let map = explain(GradCam::new()).values;
+        assert!(map.clone().abs().max().into_scalar::<f32>() > 0.0);
+        assert_close(map, explain(GradCam::new().layer("embed")).values, 0.0);
+    }
+
+    /// What the last attention of a transformer with a class token reads; of one that reads all
+    /// of its tokens, the last tokens.
+    #[test]
+    fn the_default_layer_of_a_transformer_is_read_by_the_score() {
+        for (class, layer) in [(true, "blocks.1.norm1"), (false, "norm")] {
+            let graph = vit_graph(class);
+            let id = graph.layer(&Layer::LastSpatial).unwrap();
+            assert_eq!(graph.node(id).name, layer);
+            let map = GradCam::new().relu(false);
+            let map = map.explain(&graph, picture(1), 1).unwrap().values;
+            assert!(map.abs().max().into_scalar::<f32>() > 1e-4, "{layer}");
+        }
     }
 
     #[test]

@@ -16,7 +16,8 @@ use crate::{
 ///
 /// Its absolute value is the vanilla saliency map of Simonyan, Vedaldi and Zisserman, "Deep
 /// Inside Convolutional Networks" (2013), <https://arxiv.org/abs/1312.6034>. The values here
-/// keep their sign; take a [`Reduction`](crate::Reduction) for the map.
+/// keep their sign; take a [`Reduction`](crate::Reduction) for the map. `saliency-captum` is its
+/// absolute value.
 ///
 /// ```
 /// use burn::tensor::{Device, Tensor};

@@ -10,6 +10,7 @@ use crate::{
     methods::{
         attention::{Query, even_attentions, matrices},
         attention_rollout::identity,
+        places::Frame,
     },
     model::Model,
     recipe::{Recipe, Registered},
@@ -70,14 +71,13 @@ impl<const D: usize> Method<D> for GradientAttentionRollout {
     ) -> Result<Outcome<D>, Error> {
         let graph = inside(model, "gradient-attention-rollout")?;
         let layers = even_attentions(graph)?;
-        let total = input.dims()[0];
+        let (frame, total) = (Frame::of(graph), input.dims()[0]);
         let mut parts = Vec::new();
         run.batches(Stage::Attributing, total, run.rows(input), |range| {
             let rows = range.len();
             let goal = goal.slice(range.start, range.end);
             let batch = input.clone().narrow(0, range.start, rows);
-            let found =
-                graph.activations_and_gradients(batch.clone().into(), &layers, &goal, run)?;
+            let found = graph.activations_and_gradients(batch.into(), &layers, &goal, run)?;
             let mut relevance: Option<Tensor<3>> = None;
             for (weights, gradient) in found {
                 let product = &weights * &gradient;
@@ -90,7 +90,7 @@ impl<const D: usize> Method<D> for GradientAttentionRollout {
                 });
             }
             let relevance = relevance.expect("there is an attention");
-            parts.push(self.query.map(relevance.cast(input.dtype()), &batch)?);
+            parts.push(self.query.map(relevance.cast(input.dtype()), &frame)?);
             Ok(())
         })?;
         Ok(join(parts).into())
@@ -156,7 +156,7 @@ mod tests {
         }
         let want = burn::tensor::TensorData::new(relevance[1..n].to_vec(), [1, 1, 4, 4]);
         let want = Tensor::<4>::from_data(want, (&x.device(), x.dtype()));
-        let want = super::super::layer_map::upsample(want, &x).unwrap();
+        let want = Frame::of(&graph).spread(want.into(), crate::Resize::Bilinear);
         let got = GradientAttentionRollout::new()
             .explain(&graph, x, class)
             .unwrap();

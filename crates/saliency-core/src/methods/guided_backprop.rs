@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     attribution::{Evaluations, Outcome},
     error::Error,
-    graph::{Graph, Op, Rule, Site, Unary, Value, inside},
+    graph::{Graph, NodeId, Op, Rule, Site, Unary, Value, inside},
     method::Method,
     model::Model,
     plan::{Plan, ReluRule},
@@ -17,9 +17,11 @@ use crate::{
 ///
 /// A ReLU with input z gets R from above and passes back 1\[z > 0\] max(R, 0); everything else
 /// has its ordinary derivative, other activations too. Every ReLU counts, whether a module,
-/// a function or a `clamp_min(0.0)`. Values are shaped like the input. Springenberg et al.,
+/// a function or a `clamp_min(0.0)`; so does one with an upper bound (ReLU6), which passes nothing
+/// back above it. Values are shaped like the input. Springenberg et al.,
 /// "Striving for Simplicity: The All Convolutional Net" (2014),
-/// <https://arxiv.org/abs/1412.6806>; Captum's `GuidedBackprop`, which misses functional ReLUs.
+/// <https://arxiv.org/abs/1412.6806>; Captum's `GuidedBackprop`, which misses functional ReLUs and
+/// ReLU6.
 ///
 /// It shows edges rather than reasons: much of it stays where the network's upper layers are
 /// replaced by random ones (Adebayo et al., "Sanity Checks for Saliency Maps", 2018).
@@ -57,13 +59,7 @@ impl<const D: usize> Method<D> for GuidedBackprop {
         if let Some(plan) = graph.plan(input) {
             return planned(plan, input, goal, run);
         }
-        let rule = |site: &Site, arrived: &Value| match is_relu(&site.node.op) {
-            true => Ok(Some(vec![Some(
-                site.output.where_above(0.0, &arrived.relu()),
-            )])),
-            false => Ok(None),
-        };
-        Ok(passed_back(graph, input, goal, run, &rule)?.into())
+        Ok(passed_back(graph, input, goal, run, &guided)?.into())
     }
 }
 
@@ -90,11 +86,23 @@ fn planned<const D: usize>(
     Ok(join(parts).into())
 }
 
-/// max(x, 0), however the model spells it.
+/// Positive parts through a ReLU, the ordinary derivative elsewhere.
+pub(super) fn guided(site: &Site, arrived: &Value) -> Result<Option<Vec<Option<Value>>>, Error> {
+    Ok(match &site.node.op {
+        // ReLU6 lets nothing through above its bound either.
+        Op::Unary(Unary::Clamp { max, .. }) if is_relu(&site.node.op) && max.is_finite() => {
+            Some(site.derivative(&arrived.relu())?)
+        }
+        op if is_relu(op) => Some(vec![Some(site.output.where_above(0.0, &arrived.relu()))]),
+        _ => None,
+    })
+}
+
+/// max(x, 0), however the model spells it, and with an upper bound, as ReLU6.
 pub(super) fn is_relu(op: &Op) -> bool {
     match op {
         Op::Unary(Unary::Relu) => true,
-        Op::Unary(Unary::Clamp { min, max }) => *min == 0.0 && *max == f64::INFINITY,
+        Op::Unary(Unary::Clamp { min, max }) => *min == 0.0 && *max > 0.0,
         _ => false,
     }
 }
@@ -107,6 +115,18 @@ pub(super) fn passed_back<const D: usize>(
     run: &Run,
     rule: &dyn Rule,
 ) -> Result<Tensor<D>, Error> {
+    Ok(passed_back_to(graph, graph.input(), input, goal, run, rule)?.tensor())
+}
+
+/// What arrives at a node.
+pub(super) fn passed_back_to<const D: usize>(
+    graph: &Graph,
+    node: NodeId,
+    input: &Tensor<D>,
+    goal: &Goal,
+    run: &Run,
+    rule: &dyn Rule,
+) -> Result<Value, Error> {
     let mut parts = Vec::new();
     let total = input.dims()[0];
     run.batches(Stage::Attributing, total, run.rows(input), |range| {
@@ -120,12 +140,12 @@ pub(super) fn passed_back<const D: usize>(
         let goal = goal.slice(range.start, range.end);
         let seed = goal.seed(&output.clone().tensor())?;
         let seeds = vec![(graph.output(), seed.into())];
-        let arrived = graph.backward(&all, seeds, rule, &[graph.input()])?;
-        let at_input = arrived.into_iter().flatten().next();
-        parts.push(at_input.ok_or(Error::NotDifferentiable)?.tensor());
+        let arrived = graph.backward(&all, seeds, rule, &[node])?;
+        let found = arrived.into_iter().flatten().next();
+        parts.push(found.ok_or(Error::NotDifferentiable)?);
         Ok(())
     })?;
-    Ok(join(parts))
+    Ok(Value::cat(parts, 0))
 }
 
 #[cfg(test)]
@@ -245,5 +265,23 @@ mod tests {
         });
         assert_close(weighted, explain(1.into()), 1e-6);
         assert_close(explain(custom), explain(1.into()), 1e-6);
+    }
+
+    /// Inputs below, within and above the bounds, with gradients of both signs.
+    #[test]
+    fn a_relu_with_an_upper_bound_is_one() {
+        let device = Device::flex();
+        let mut head = burn::nn::LinearConfig::new(6, 1)
+            .with_bias(false)
+            .init(&device);
+        let weight = [[3.0], [-1.0], [2.0], [2.0], [-2.0], [1.0]];
+        head.weight = burn::module::Param::from_tensor(Tensor::from_floats(weight, &device));
+        let x = Tensor::<2>::from_floats([[1.0, 2.0, -1.0, 7.0, 8.0, 5.0]], &device);
+        let trace = |m: &burn::nn::Linear, x: Tensor<2>| m.forward(x.clamp(0.0, 6.0));
+        let graph = Graph::trace(&head, trace, &x).unwrap();
+        let guided = GuidedBackprop.explain(&graph, x.clone(), 0).unwrap();
+        assert_eq!(guided.to_vec().unwrap(), [3.0, 0.0, 0.0, 0.0, 0.0, 1.0]);
+        let deconvnet = crate::Deconvnet.explain(&graph, x, 0).unwrap();
+        assert_eq!(deconvnet.to_vec().unwrap(), [3.0, 0.0, 2.0, 2.0, 0.0, 1.0]);
     }
 }

@@ -95,7 +95,7 @@ impl GuidedIg {
         self
     }
 
-    fn check(&self) -> Result<(), Error> {
+    pub(super) fn check(&self) -> Result<(), Error> {
         let share = |name, value: f64| match (0.0..=1.0).contains(&value) {
             true => Ok(()),
             false => Err(Error::option(name, value, "it must be between 0 and 1")),
@@ -183,6 +183,23 @@ impl GuidedIg {
         run: &Run,
         report: impl Fn(usize) -> Result<(), Error>,
     ) -> Result<Tensor<D>, Error> {
+        let attributions = self.walk(input, |x, step| {
+            let gradient = input_gradient(model, x, &goal.repeat(1), run)?;
+            report(step + 1)?;
+            Ok(gradient)
+        })?;
+        let data = TensorData::new(attributions, input.dims()).convert_dtype(input.dtype());
+        let place = (&input.device().inner(), input.dtype());
+        Ok(Tensor::from_data(data, place))
+    }
+
+    /// Walks some rows from the baseline to the input, along the gradients that `look` gives at
+    /// each step's point, and returns what each value gains on the way.
+    pub(super) fn walk<const D: usize>(
+        &self,
+        input: &Tensor<D>,
+        mut look: impl FnMut(Tensor<D>, usize) -> Result<Tensor<D>, Error>,
+    ) -> Result<Vec<f64>, Error> {
         let shape = input.dims();
         let read = |t: Tensor<D>| t.try_into_vec_as::<f64>().map_err(Error::device);
         let tensor = |values: Vec<f64>| {
@@ -196,18 +213,14 @@ impl GuidedIg {
             .zip(starts.chunks(len))
             .map(|(end, start)| Row::new(start, end))
             .collect();
-        let goal = goal.repeat(1);
         for step in 0..self.steps {
             let x = rows.iter().flat_map(|row| row.x.iter().copied()).collect();
-            let gradient = read(input_gradient(model, tensor(x), &goal, run)?)?;
+            let gradient = read(look(tensor(x), step)?)?;
             for (row, gradient) in rows.iter_mut().zip(gradient.chunks(len)) {
                 self.advance(row, gradient, step);
             }
-            report(step + 1)?;
         }
-        Ok(tensor(
-            rows.into_iter().flat_map(|row| row.attribution).collect(),
-        ))
+        Ok(rows.into_iter().flat_map(|row| row.attribution).collect())
     }
 }
 
@@ -294,7 +307,7 @@ impl<const D: usize> Method<D> for GuidedIg {
 mod tests {
     use super::*;
     use crate::{
-        IntegratedGradients, Rule, Target,
+        IntegratedGradients, Quadrature, Target,
         methods::testing::{Net, assert_close, assert_splits_agree, image},
     };
     use burn::tensor::{DType, Device};
@@ -307,7 +320,9 @@ mod tests {
         let x = image(2, 1).cast(DType::F64);
         let guided = GuidedIg::new().max_dist(0.0).steps(12);
         let got = guided.explain(&net, x.clone(), vec![1, 2]).unwrap();
-        let straight = IntegratedGradients::new().rule(Rule::RiemannLeft).steps(12);
+        let straight = IntegratedGradients::new()
+            .rule(Quadrature::RiemannLeft)
+            .steps(12);
         let want = straight.explain(&net, x, vec![1, 2]).unwrap();
         assert_close(got.values, want.values, 1e-8);
     }

@@ -17,7 +17,7 @@ use crate::{
 /// The product of a layer's activations and gradients, summed over channels.
 ///
 /// map = sum_c A_c G_c at each place, with activations A and gradients G = d f / d A; no ReLU
-/// by default, as in the paper. Where a linear layer follows the activations (CAM
+/// by default, as in the paper; `hires-cam-pytorch-grad-cam` has one. Where a linear layer follows the activations (CAM
 /// architectures), the map of the layer adds up to the score without its bias, place by place.
 /// Draelos and Carin, "Use HiResCAM instead of Grad-CAM for faithful explanations of
 /// convolutional neural networks" (2020), <https://arxiv.org/abs/2011.08891>. Layers, sizes and

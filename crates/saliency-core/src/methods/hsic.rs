@@ -2,16 +2,17 @@ use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    attribution::{Evidence, Outcome},
+    attribution::Outcome,
     baseline::Baseline,
     error::Error,
-    grid::{Upsampling, cells, count, maps, scores_under, upsample},
+    grid::{Rounds, Upsampling, cells, count, upsample},
     method::Method,
     methods::sobol::jackknife,
     model::Model,
     quasi::Design,
     recipe::{Recipe, Registered},
     run::Run,
+    sampling::check_tolerance,
     target::Goal,
 };
 
@@ -57,6 +58,9 @@ pub enum ScoreWidth {
 /// with its cell's H. The columns of a table `[N, F]` are cells of their own. The standard
 /// errors are jackknife ones over the masks.
 ///
+/// With a `tolerance`, whether it is met is looked at after 128, 256, 512, ... masks (not of a Latin
+/// hypercube, which does not go on).
+///
 /// `hsic` has 8 cells a side and 500 masks of ones and zeros; `hsic-xplique` has the width and
 /// the plain Sobol sequence of Xplique. Xplique's values are these times (n - 1)^2 / n, made
 /// smooth with cubic interpolation.
@@ -73,8 +77,10 @@ pub enum ScoreWidth {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Hsic {
-    /// Number n of masks.
+    /// Number n of masks, at most.
     pub samples: usize,
+    /// Stop when ||standard error|| / ||values|| of the cells of every row is at most this.
+    pub tolerance: Option<f64>,
     /// Cells along each axis.
     pub grid: usize,
     /// Kernel of a cell's mask values.
@@ -95,6 +101,7 @@ impl Default for Hsic {
     fn default() -> Self {
         Hsic {
             samples: 500,
+            tolerance: None,
             grid: 8,
             kernel: CellKernel::Binary,
             width: ScoreWidth::MedianDistance,
@@ -115,6 +122,12 @@ impl Hsic {
     /// Number n of masks.
     pub fn samples(mut self, samples: usize) -> Self {
         self.samples = samples;
+        self
+    }
+
+    /// Stop when ||standard error|| / ||values|| of the cells of every row is at most this.
+    pub fn tolerance(mut self, tolerance: f64) -> Self {
+        self.tolerance = Some(tolerance);
         self
     }
 
@@ -271,6 +284,8 @@ impl<const D: usize> Method<D> for Hsic {
     }
 
     fn validate(&self) -> Result<(), Error> {
+        check_tolerance(self.tolerance)?;
+        self.design.check_rounds(self.tolerance.is_some())?;
         if self.samples < 2 {
             let requirement = "at least two masks are needed";
             return Err(Error::option("samples", self.samples, requirement));
@@ -314,38 +329,39 @@ impl<const D: usize> Method<D> for Hsic {
                 .for_each(|p| *p = f64::from(u8::from(*p > 0.5)));
         }
         let mask = |i: usize| upsample(&points[i * d..][..d], &axes);
-        let scores = scores_under(model, (input, &fill), goal, run, 0..n, mask)?;
-        let grams: Vec<Gram> = (0..rows)
-            .map(|row| {
-                let scores: Vec<f64> = scores[row..].iter().step_by(rows).copied().collect();
-                let width = self.width.of(&scores).abs().max(f64::MIN_POSITIVE.sqrt());
-                Gram::new(&scores, |a, b| rbf(a - b, width))
-            })
-            .collect();
-        let mut found = vec![Vec::with_capacity(d); rows];
-        for cell in 0..d {
-            let values: Vec<f64> = points[cell..].iter().step_by(d).copied().collect();
-            let k = Gram::new(&values, |a, b| self.kernel.of(a, b));
-            for (found, l) in found.iter_mut().zip(&grams) {
-                found.push(hsic(&k, l));
+        let rounds = Rounds {
+            most: n,
+            first: FIRST,
+            tolerance: self.tolerance,
+        };
+        let probe = (model, (input, &fill), goal, run);
+        let found = rounds.of(probe, 1, mask, |scores, n| {
+            let grams: Vec<Gram> = (0..rows)
+                .map(|row| {
+                    let scores: Vec<f64> = scores[row..].iter().step_by(rows).copied().collect();
+                    let width = self.width.of(&scores).abs().max(f64::MIN_POSITIVE.sqrt());
+                    Gram::new(&scores, |a, b| rbf(a - b, width))
+                })
+                .collect();
+            let mut found = vec![(Vec::with_capacity(d), Vec::with_capacity(d)); rows];
+            for cell in 0..d {
+                let values = points[cell..].iter().step_by(d).take(n);
+                let values: Vec<f64> = values.copied().collect();
+                let k = Gram::new(&values, |a, b| self.kernel.of(a, b));
+                for ((values, errors), l) in found.iter_mut().zip(&grams) {
+                    let (value, error) = hsic(&k, l);
+                    values.push(value);
+                    errors.push(error);
+                }
             }
-        }
-        let (mut values, mut errors) = (Vec::new(), Vec::new());
-        for row in found {
-            let (value, error): (Vec<_>, Vec<_>) = row.into_iter().unzip();
-            values.extend(upsample(&value, &axes));
-            errors.extend(upsample(&error, &axes));
-        }
-        Ok(Outcome {
-            values: maps(values, input),
-            evidence: Evidence {
-                standard_error: (n > 2).then(|| maps(errors, input)),
-                samples: Some(n),
-                ..Evidence::default()
-            },
-        })
+            found
+        })?;
+        Ok(found.outcome(&axes, input))
     }
 }
+
+/// Masks before the first look at the tolerance.
+const FIRST: usize = 128;
 
 #[cfg(test)]
 mod tests {
@@ -490,6 +506,30 @@ mod tests {
                 .fold(0.0, f32::max);
             assert!(map[0] > 8.0 * rest, "{kernel:?}: {} {rest}", map[0]);
         }
+    }
+
+    #[test]
+    fn it_stops_once_the_tolerance_is_met() {
+        let net = Net::relu(&Device::flex());
+        let of = |samples, tolerance| {
+            let method = Hsic::new().grid(2).samples(samples);
+            let method = Hsic {
+                tolerance,
+                ..method
+            };
+            method.explain(&net, image(2, 3), 1).unwrap()
+        };
+        let early = of(1024, Some(0.3));
+        let samples = early.evidence.samples.unwrap();
+        assert_eq!(early.evidence.converged, Some(true));
+        assert!(samples < 1024 && samples.is_power_of_two(), "{samples}");
+        let plain = of(samples, None);
+        assert_eq!(early.to_vec().unwrap(), plain.to_vec().unwrap());
+        let never = of(140, Some(1e-9));
+        assert_eq!(
+            (never.evidence.samples, never.evidence.converged),
+            (Some(140), Some(false))
+        );
     }
 
     #[test]

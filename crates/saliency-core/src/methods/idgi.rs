@@ -4,26 +4,53 @@ use serde::{Deserialize, Serialize};
 use crate::{
     attribution::{Evidence, Outcome},
     baseline::Baseline,
+    blur::{Border, blur},
     error::Error,
     host::widened,
     method::Method,
-    methods::gradient::{check_inference, plain_scores, score_and_gradient},
+    methods::{
+        GuidedIg,
+        gradient::{check_inference, plain_scores, score_and_gradient},
+    },
     model::Model,
     recipe::{Recipe, Registered},
     run::{Run, Stage, join},
-    sampling::{copies, per_point, row_sums, sweep},
+    sampling::{per_point, row_sums, sweep},
     target::Goal,
 };
+
+/// The path in [`Idgi`]: that of the method whose gradients it takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum IdgiPath {
+    /// The straight line from the baseline, as Integrated Gradients.
+    #[default]
+    Straight,
+    /// From the input blurred by so many positions to the input, as [`BlurIg`](crate::BlurIg);
+    /// the baseline does not matter.
+    Blurred {
+        /// The largest standard deviation.
+        max_sigma: f64,
+    },
+    /// From the baseline along values of small gradients, as [`GuidedIg`](crate::GuidedIg).
+    Guided {
+        /// Share of the values that move in one step.
+        fraction: f64,
+        /// How far a value may be from the straight line.
+        max_dist: f64,
+    },
+}
 
 /// Important Direction Gradient Integration: each step's change of the score, shared out by
 /// the squares of the gradient.
 ///
-/// On the straight line from the baseline b = x_0 to the input x = x_n, with g_j the gradient
+/// On a path from x_0 to the input x = x_n, the straight line from the baseline unless another
+/// [`path`](Idgi::path) is chosen, with g_j the gradient
 /// at x_j, IDGI(x) = sum over j < n of (f(x_j+1) - f(x_j)) g_j^2 / <g_j, g_j>. Inputs of any
 /// rank. Yang, Wang and Bilgic, "IDGI: A Framework to Eliminate Explanation Noise from
 /// Integrated Gradients" (2023), <https://arxiv.org/abs/2303.14242>.
 ///
-/// Its values add up to f(x) - f(b) whatever the number of steps, except for steps where the
+/// Its values add up to f(x) - f(x_0) whatever the number of steps, except for steps where the
 /// gradient is zero, which are left out; `evidence.delta` is what is missing. All values of
 /// one step have the sign of its change of the score. The authors explain softmax
 /// probabilities; wrap the model in [`Probabilities`](crate::Probabilities) for that.
@@ -50,6 +77,8 @@ pub struct Idgi {
     pub baseline: Baseline,
     /// Number of gradients.
     pub steps: usize,
+    /// Which way the path goes.
+    pub path: IdgiPath,
 }
 
 impl Default for Idgi {
@@ -57,6 +86,7 @@ impl Default for Idgi {
         Idgi {
             baseline: Baseline::Zero,
             steps: 50,
+            path: IdgiPath::Straight,
         }
     }
 }
@@ -79,15 +109,54 @@ impl Idgi {
         self
     }
 
+    /// Which way the path goes.
+    pub fn path(mut self, path: IdgiPath) -> Self {
+        self.path = path;
+        self
+    }
+
     fn check(&self) -> Result<(), Error> {
-        match self.steps {
-            0 => Err(Error::option("steps", 0, "at least one is needed")),
-            _ => Ok(()),
+        if self.steps == 0 {
+            return Err(Error::option("steps", 0, "at least one is needed"));
         }
+        match self.path {
+            IdgiPath::Straight => Ok(()),
+            IdgiPath::Blurred { max_sigma } if max_sigma.is_finite() && max_sigma > 0.0 => Ok(()),
+            IdgiPath::Blurred { max_sigma } => {
+                let requirement = "max_sigma must be a finite number above 0";
+                Err(Error::option("path", max_sigma, requirement))
+            }
+            IdgiPath::Guided { fraction, max_dist } => self.guide(fraction, max_dist).check(),
+        }
+    }
+
+    fn guide(&self, fraction: f64, max_dist: f64) -> GuidedIg {
+        GuidedIg {
+            baseline: self.baseline.clone(),
+            steps: self.steps,
+            fraction,
+            max_dist,
+        }
+    }
+
+    /// The point of a path that does not depend on the gradients.
+    fn point<const D: usize>(&self, input: &Tensor<D>, step: usize) -> Result<Tensor<D>, Error> {
+        let part = step as f64 / self.steps as f64;
+        Ok(match self.path {
+            IdgiPath::Blurred { max_sigma } => {
+                let sigma = max_sigma * (1.0 - part);
+                blur(widened(input.clone()), sigma, Border::Zero).cast(input.dtype())
+            }
+            _ => {
+                let start = self.baseline.of(input)?;
+                start.clone() + (input.clone() - start) * part
+            }
+        })
     }
 }
 
 /// Some consecutive steps of a block of rows. The last one waits for the score at its end.
+#[derive(Clone)]
 struct Piece<const D: usize> {
     first_score: Tensor<D>,
     sum: Tensor<D>,
@@ -96,6 +165,16 @@ struct Piece<const D: usize> {
 }
 
 impl<const D: usize> Piece<D> {
+    /// One step of all rows.
+    fn step(scores: Tensor<D>, shares: Tensor<D>) -> Self {
+        Piece {
+            sum: shares.zeros_like(),
+            first_score: scores.clone(),
+            last_score: scores,
+            last_share: shares,
+        }
+    }
+
     fn ended(&self, score: Tensor<D>) -> Tensor<D> {
         self.sum.clone() + self.last_share.clone() * (score - self.last_score.clone())
     }
@@ -124,6 +203,50 @@ fn shares<const D: usize>(gradient: Tensor<D>) -> Tensor<D> {
     square.reshape(shape) / norm.reshape::<D, _>(per_row)
 }
 
+/// Scores `[rows, 1, ...]` and shares of one batch.
+fn scores_and_shares<const D: usize>(
+    model: &dyn Model<D>,
+    x: Tensor<D>,
+    goal: &Goal,
+    run: &Run,
+) -> Result<(Tensor<D>, Tensor<D>), Error> {
+    let shape = std::array::from_fn(|d| if d == 0 { x.dims()[0] } else { 1 });
+    let (scores, gradient) = score_and_gradient(model, x, goal, run)?;
+    Ok((widened(scores).reshape(shape), shares(widened(gradient))))
+}
+
+/// The steps of a path that follows the gradients, block by block.
+fn guided<const D: usize>(
+    guide: &GuidedIg,
+    model: &dyn Model<D>,
+    (input, goal): (&Tensor<D>, &Goal),
+    run: &Run,
+) -> Result<Vec<Piece<D>>, Error> {
+    let (total, quiet) = (input.dims()[0], run.without_progress());
+    let mut blocks = Vec::new();
+    quiet.batches(Stage::Attributing, total, run.rows(input), |range| {
+        let block = input.clone().narrow(0, range.start, range.len());
+        let goal = goal.slice(range.start, range.end);
+        let mut piece: Option<Piece<D>> = None;
+        guide.walk(&block, |x, step| {
+            let shape = std::array::from_fn(|d| if d == 0 { range.len() } else { 1 });
+            let (scores, gradient) = score_and_gradient(model, x, &goal.repeat(1), run)?;
+            let scores = widened(scores).reshape(shape);
+            let next = Piece::step(scores, shares(widened(gradient.clone())));
+            piece = Some(match piece.take() {
+                Some(before) => before.merge(next),
+                None => next,
+            });
+            let done = range.start * guide.steps + range.len() * (step + 1);
+            run.report(Stage::Attributing, done, total * guide.steps)?;
+            Ok(gradient)
+        })?;
+        blocks.extend(piece);
+        Ok(())
+    })?;
+    Ok(blocks)
+}
+
 impl Registered for Idgi {}
 
 impl<const D: usize> Method<D> for Idgi {
@@ -144,36 +267,37 @@ impl<const D: usize> Method<D> for Idgi {
     ) -> Result<Outcome<D>, Error> {
         self.check()?;
         check_inference(model, input, goal, run)?;
-        let blocks = sweep(
-            run,
-            Stage::Attributing,
-            (input, goal),
-            (0..self.steps, self.steps),
-            |block, goal, steps, run| {
-                let (rows, count) = (block.dims()[0], steps.len());
-                let start = self.baseline.of(block)?;
-                let gap = block.clone() - start.clone();
-                let alphas: Vec<f64> = steps.map(|j| j as f64 / self.steps as f64).collect();
-                let alpha = per_point(&alphas, rows, block);
-                let x = copies(&start, count) + copies(&gap, count) * alpha;
-                let (scores, gradient) = score_and_gradient(model, x, &goal.repeat(count), run)?;
-                let shares = shares(widened(gradient));
-                let shape = std::array::from_fn(|d| if d == 0 { rows * count } else { 1 });
-                let scores = widened(scores).reshape::<D, _>(shape);
-                let at = |step: usize| {
-                    let narrow = |t: &Tensor<D>| t.clone().narrow(0, step * rows, rows);
-                    Piece {
-                        first_score: narrow(&scores),
-                        sum: block.zeros_like().cast(shares.dtype()),
-                        last_score: narrow(&scores),
-                        last_share: narrow(&shares),
-                    }
-                };
-                let pieces = (0..count).map(at).reduce(Piece::merge);
-                Ok(pieces.expect("there is at least one step"))
-            },
-            Piece::merge,
-        )?;
+        if D < 3 && matches!(self.path, IdgiPath::Blurred { .. }) {
+            return Err(Error::Shape {
+                what: "the input of a blurred path",
+                expected: "[N, C, ...]: positions to blur over".into(),
+                got: input.dims().to_vec(),
+            });
+        }
+        let blocks = match self.path {
+            IdgiPath::Guided { fraction, max_dist } => {
+                let guide = self.guide(fraction, max_dist);
+                guided(&guide, model, (input, goal), run)?
+            }
+            _ => sweep(
+                run,
+                Stage::Attributing,
+                (input, goal),
+                (0..self.steps, self.steps),
+                |block, goal, steps, run| {
+                    let (rows, count) = (block.dims()[0], steps.len());
+                    let points = steps.map(|step| self.point(block, step));
+                    let x = join(points.collect::<Result<Vec<_>, _>>()?);
+                    let (scores, shares) = scores_and_shares(model, x, &goal.repeat(count), run)?;
+                    let narrow = |t: &Tensor<D>, step| t.clone().narrow(0, step * rows, rows);
+                    let pieces = (0..count)
+                        .map(|step| Piece::step(narrow(&scores, step), narrow(&shares, step)))
+                        .reduce(Piece::merge);
+                    Ok(pieces.expect("there is at least one step"))
+                },
+                Piece::merge,
+            )?,
+        };
         let ends = plain_scores(model, input, goal, run)?;
         let mut first = 0;
         let mut parts = Vec::new();
@@ -184,7 +308,7 @@ impl<const D: usize> Method<D> for Idgi {
             first += rows;
         }
         let values = join(parts);
-        let starts = plain_scores(model, &self.baseline.of(input)?, &goal.repeat(1), run)?;
+        let starts = plain_scores(model, &self.point(input, 0)?, &goal.repeat(1), run)?;
         let sums = row_sums(&values)?.into_iter().zip(ends).zip(starts);
         Ok(Outcome {
             values,
@@ -260,9 +384,64 @@ mod tests {
         }
     }
 
+    /// The sum of the definition over the points of Blur IG, from the most blurred on.
+    #[test]
+    fn a_blurred_path_is_its_definition() {
+        let net = Net::relu(&Device::flex());
+        let x = image(1, 3);
+        let point = |j: usize| blur(x.clone(), 2.0 * (1.0 - j as f64 / 4.0), Border::Zero);
+        let score = |j: usize| {
+            let outputs = net.forward(point(j)).try_into_vec_as::<f64>();
+            outputs.unwrap()[2]
+        };
+        let want = (0..4)
+            .map(|j| {
+                let square = Gradient.explain(&net, point(j), 2).unwrap().values.square();
+                let norm = square.clone().sum().into_scalar::<f32>();
+                square.mul_scalar((score(j + 1) - score(j)) / f64::from(norm))
+            })
+            .reduce(|a, b| a + b)
+            .unwrap();
+        let path = IdgiPath::Blurred { max_sigma: 2.0 };
+        let map = Idgi::new().steps(4).path(path).explain(&net, x.clone(), 2);
+        let map = map.unwrap();
+        assert_close(map.values, want, 1e-5);
+        assert!(map.evidence.delta.unwrap()[0].abs() < 1e-5);
+    }
+
+    /// Where no value may leave the straight line, the guided path is that line; elsewhere it is
+    /// another one between the same ends.
+    #[test]
+    fn a_guided_path_has_the_same_ends() {
+        let net = Net::relu(&Device::flex());
+        let of = |path| {
+            let method = Idgi::new().steps(6).path(path);
+            method.explain(&net, image(2, 3), vec![1, 2]).unwrap()
+        };
+        let guided = |max_dist| IdgiPath::Guided {
+            fraction: 0.25,
+            max_dist,
+        };
+        let straight = of(IdgiPath::Straight).values;
+        assert_close(of(guided(0.0)).values, straight.clone(), 1e-4);
+        let free = of(guided(1.0));
+        let error = crate::host::relative_l2(&free.values, &straight).unwrap();
+        assert!(error > 0.05, "{error}");
+        for delta in free.evidence.delta.unwrap() {
+            assert!(delta.abs() < 1e-5, "{delta}");
+        }
+    }
+
     #[test]
     fn does_not_depend_on_the_batch_split() {
         assert_splits_agree(&Idgi::new().steps(7), 1e-5);
+        let guided = IdgiPath::Guided {
+            fraction: 0.25,
+            max_dist: 0.5,
+        };
+        for path in [IdgiPath::Blurred { max_sigma: 3.0 }, guided] {
+            assert_splits_agree(&Idgi::new().steps(4).path(path), 1e-4);
+        }
     }
 
     #[test]

@@ -1,5 +1,3 @@
-use std::f64::consts::PI;
-
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
@@ -11,16 +9,19 @@ use crate::{
     method::Method,
     methods::gradient::{check_inference, input_gradient, plain_scores},
     model::Model,
+    quadrature::Quadrature,
     recipe::{Recipe, Registered},
     run::{Run, Stage, join},
-    sampling::{check_tolerance, copies, over_points, per_point, row_sums, sweep},
+    sampling::{
+        Estimate, Moments, check_tolerance, copies, over_points, per_point, row_sums, sweep,
+    },
     target::{Goal, select_rows},
 };
 
 /// Gradients integrated along the straight line from a baseline to the input.
 ///
 /// IG(x) = (x - b) * integral over a from 0 to 1 of d f / d x at b + a (x - b), with the
-/// integral taken by a [`Rule`] of `steps` nodes; inputs of any rank. Sundararajan, Taly and
+/// integral taken by a [`Quadrature`] of `steps` nodes; inputs of any rank. Sundararajan, Taly and
 /// Yan, "Axiomatic Attribution for Deep Networks" (2017), <https://arxiv.org/abs/1703.01365>.
 ///
 /// Its values add up to f(x) - f(b), up to the error of the rule: `evidence.delta` is their
@@ -29,7 +30,9 @@ use crate::{
 /// is the most steps that a row took, `evidence.converged` whether all rows got there. In f32
 /// a delta below about 1e-6 of the score is rounding.
 ///
-/// Of several baselines the mean is taken. `times_input = false` leaves the factor (x - b)
+/// Of several baselines the mean is taken, and `evidence.standard_error` takes them for a sample
+/// of what they come from, as random ones are ([`Baseline::Uniform`], [`Baseline::Noise`]).
+/// `multiply_by_inputs = false` leaves the factor (x - b)
 /// out (Captum's `multiply_by_inputs=False`); there is no delta then.
 ///
 /// The defaults are Captum's: 50 Gauss-Legendre nodes, baseline zero. The presets
@@ -59,96 +62,13 @@ pub struct IntegratedGradients {
     /// Gradients for each baseline.
     pub steps: usize,
     /// Where they are taken, and their weights.
-    pub rule: Rule,
+    pub rule: Quadrature,
     /// Whether to multiply with x - b.
-    pub times_input: bool,
+    pub multiply_by_inputs: bool,
     /// Double the steps of a row until |delta| <= tolerance * |f(x) - f(b)|.
     pub tolerance: Option<f64>,
     /// The most steps a tolerance may lead to.
     pub max_steps: usize,
-}
-
-/// How the integral over [0, 1] is taken from n gradients.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Rule {
-    /// Gauss-Legendre nodes: exact for polynomials of degree 2n - 1.
-    #[default]
-    GaussLegendre,
-    /// 0, 1/n, ..., (n - 1)/n.
-    RiemannLeft,
-    /// 1/n, ..., 1.
-    RiemannRight,
-    /// 1/(2n), 3/(2n), ..., 1 - 1/(2n).
-    RiemannMiddle,
-    /// 0, 1/(n - 1), ..., 1; the ends count half.
-    Trapezoid,
-    /// The same nodes with Captum's weights for `riemann_trapezoid`: 1/n, the ends half of
-    /// it, which add up to (n - 1)/n.
-    TrapezoidCaptum,
-    /// The same nodes with PAIR's weights: 1/n each.
-    EvenPair,
-}
-
-impl Rule {
-    /// Nodes and weights.
-    pub(crate) fn nodes(self, n: usize) -> (Vec<f64>, Vec<f64>) {
-        let count = n as f64;
-        let even = |offset: f64| (0..n).map(|i| (i as f64 + offset) / count).collect();
-        let closed = || (0..n).map(|i| i as f64 / (count - 1.0)).collect();
-        let halved_ends = |weight: f64| {
-            (0..n)
-                .map(|i| {
-                    if i == 0 || i + 1 == n {
-                        weight / 2.0
-                    } else {
-                        weight
-                    }
-                })
-                .collect()
-        };
-        match self {
-            Rule::GaussLegendre => gauss_legendre(n),
-            Rule::RiemannLeft => (even(0.0), vec![1.0 / count; n]),
-            Rule::RiemannRight => (even(1.0), vec![1.0 / count; n]),
-            Rule::RiemannMiddle => (even(0.5), vec![1.0 / count; n]),
-            Rule::Trapezoid => (closed(), halved_ends(1.0 / (count - 1.0))),
-            Rule::TrapezoidCaptum => (closed(), halved_ends(1.0 / count)),
-            Rule::EvenPair => (closed(), vec![1.0 / count; n]),
-        }
-    }
-
-    fn least_steps(self) -> usize {
-        match self {
-            Rule::Trapezoid | Rule::TrapezoidCaptum | Rule::EvenPair => 2,
-            _ => 1,
-        }
-    }
-}
-
-/// Nodes and weights on [0, 1]: the roots z of the Legendre polynomial P_n by Newton's method
-/// from cos(pi (i + 3/4) / (n + 1/2)), with weights 2 / ((1 - z^2) P_n'(z)^2) on [-1, 1].
-fn gauss_legendre(n: usize) -> (Vec<f64>, Vec<f64>) {
-    let node = |i: usize| {
-        let mut z = (PI * (i as f64 + 0.75) / (n as f64 + 0.5)).cos();
-        let mut slope = 1.0;
-        for _ in 0..20 {
-            let (mut value, mut before) = (1.0, 0.0);
-            for k in 0..n {
-                let k = k as f64;
-                let next = ((2.0 * k + 1.0) * z * value - k * before) / (k + 1.0);
-                (before, value) = (value, next);
-            }
-            slope = n as f64 * (z * value - before) / (z * z - 1.0);
-            let change = value / slope;
-            z -= change;
-            if change.abs() < 1e-15 {
-                break;
-            }
-        }
-        ((1.0 - z) / 2.0, 1.0 / ((1.0 - z * z) * slope * slope))
-    };
-    (0..n).map(node).unzip()
 }
 
 impl Default for IntegratedGradients {
@@ -156,8 +76,8 @@ impl Default for IntegratedGradients {
         IntegratedGradients {
             baselines: vec![Baseline::Zero],
             steps: 50,
-            rule: Rule::GaussLegendre,
-            times_input: true,
+            rule: Quadrature::GaussLegendre,
+            multiply_by_inputs: true,
             tolerance: None,
             max_steps: 1600,
         }
@@ -188,14 +108,14 @@ impl IntegratedGradients {
     }
 
     /// Where the gradients are taken, and their weights.
-    pub fn rule(mut self, rule: Rule) -> Self {
+    pub fn rule(mut self, rule: Quadrature) -> Self {
         self.rule = rule;
         self
     }
 
     /// Whether to multiply with x - b.
-    pub fn times_input(mut self, times_input: bool) -> Self {
-        self.times_input = times_input;
+    pub fn multiply_by_inputs(mut self, multiply_by_inputs: bool) -> Self {
+        self.multiply_by_inputs = multiply_by_inputs;
         self
     }
 
@@ -214,64 +134,67 @@ impl IntegratedGradients {
     fn check(&self) -> Result<(), Error> {
         check_some(&self.baselines)?;
         check_tolerance(self.tolerance)?;
-        if self.steps < self.rule.least_steps() {
-            let requirement = "at least one is needed, and two by a rule with both ends";
-            return Err(Error::option("steps", self.steps, requirement));
-        }
+        self.rule.validate(self.steps)?;
         if self.tolerance.is_some() && self.max_steps < self.steps {
             let requirement = "it must be at least `steps`";
             return Err(Error::option("max_steps", self.max_steps, requirement));
         }
-        if self.tolerance.is_some() && !self.times_input {
-            let requirement = "a tolerance needs the completeness that `times_input` gives";
-            return Err(Error::option("times_input", false, requirement));
+        if self.tolerance.is_some() && !self.multiply_by_inputs {
+            let requirement = "a tolerance needs the completeness that `multiply_by_inputs` gives";
+            return Err(Error::option("multiply_by_inputs", false, requirement));
         }
         Ok(())
     }
 
-    /// The integral with a given number of steps.
+    /// The integral from each baseline with a given number of steps, and their mean.
     fn integrate<const D: usize>(
         &self,
+        model: &dyn Model<D>,
+        block: (&Tensor<D>, &Goal),
+        steps: usize,
+        run: &Run,
+    ) -> Result<Moments<D>, Error> {
+        let all = (0..self.baselines.len()).map(|index| {
+            let found = self.integrate_from(index, model, block, steps, run)?;
+            Ok(Moments::of(found, 1, Estimate::Mean))
+        });
+        all.reduce(|a, b| Ok(a?.merge(b?)))
+            .expect("there is a baseline")
+    }
+
+    fn integrate_from<const D: usize>(
+        &self,
+        index: usize,
         model: &dyn Model<D>,
         (input, goal): (&Tensor<D>, &Goal),
         steps: usize,
         run: &Run,
     ) -> Result<Tensor<D>, Error> {
-        let (nodes, mut weights) = self.rule.nodes(steps);
-        let baselines = self.baselines.len();
-        weights.iter_mut().for_each(|w| *w /= baselines as f64);
-        let points = baselines * steps;
-        let part =
-            |block: &Tensor<D>, goal: &Goal, baseline: &Baseline, at: &[usize], run: &Run| {
-                let rows = block.dims()[0];
-                let of = |values: &[f64]| at.iter().map(|&i| values[i]).collect::<Vec<_>>();
-                let start = baseline.of(block)?;
-                let gap = block.clone() - start.clone();
-                let alpha = per_point(&of(&nodes), rows, block);
-                let x = copies(&start, at.len()) + copies(&gap, at.len()) * alpha;
-                let gradient = widened(input_gradient(model, x, &goal.repeat(at.len()), run)?);
-                let weight = per_point(&of(&weights), rows, &gradient);
-                let mean = over_points(gradient * weight, at.len());
-                Ok(match self.times_input {
-                    true => mean * widened(gap),
-                    false => mean,
-                })
-            };
+        let (nodes, baseline) = (self.rule.nodes(steps), &self.baselines[index]);
+        let first = index * steps;
         let blocks = sweep(
             run,
             Stage::Attributing,
             (input, goal),
-            (0..points, points),
+            (first..first + steps, self.baselines.len() * steps),
             |block, goal, points, run| {
-                let points: Vec<usize> = points.collect();
-                points
-                    .chunk_by(|a, b| a / steps == b / steps)
-                    .map(|chunk| {
-                        let at: Vec<usize> = chunk.iter().map(|p| p % steps).collect();
-                        part(block, goal, &self.baselines[chunk[0] / steps], &at, run)
-                    })
-                    .reduce(|a, b| Ok(a? + b?))
-                    .expect("there is at least one point")
+                let (rows, count) = (block.dims()[0], points.len());
+                let (at, weights): (Vec<f64>, Vec<f64>) = nodes
+                    [points.start - first..points.end - first]
+                    .iter()
+                    .copied()
+                    .unzip();
+                let start = baseline.of(block)?;
+                let gap = block.clone() - start.clone();
+                let alpha = per_point(&at, rows, block);
+                let x = copies(&start, count) + copies(&gap, count) * alpha;
+                let gradient = widened(input_gradient(model, x, &goal.repeat(count), run)?);
+                let weight = per_point(&weights, rows, &gradient);
+                let mean = over_points(gradient * weight, count);
+                Ok(match self.multiply_by_inputs {
+                    true => mean * widened(gap),
+                    false => mean,
+                })
             },
             |a, b| a + b,
         )?;
@@ -316,12 +239,14 @@ impl<const D: usize> Method<D> for IntegratedGradients {
     ) -> Result<Outcome<D>, Error> {
         self.check()?;
         check_inference(model, input, goal, run)?;
-        let mut values = self.integrate(model, (input, goal), self.steps, run)?;
+        let found = self.integrate(model, (input, goal), self.steps, run)?;
+        let (mut values, error) = (found.mean(), found.standard_error());
         let mut evidence = Evidence {
             samples: Some(self.steps),
+            standard_error: error,
             ..Evidence::default()
         };
-        if !self.times_input {
+        if !self.multiply_by_inputs {
             return Ok(Outcome { values, evidence });
         }
         let gap = score_gap(model, (input, goal), &self.baselines, run)?;
@@ -349,8 +274,13 @@ impl<const D: usize> Method<D> for IntegratedGradients {
                     Ok(index) => gap.len() + index,
                     Err(_) => row,
                 };
-                let both = Tensor::cat(vec![values, refined], 0);
-                values = select_rows(both, &rows.map(place).collect::<Vec<_>>());
+                let places: Vec<usize> = rows.map(place).collect();
+                let merged = |old: Tensor<D>, new: Tensor<D>| {
+                    select_rows(Tensor::cat(vec![old, new], 0), &places)
+                };
+                values = merged(values, refined.mean());
+                let errors = evidence.standard_error.zip(refined.standard_error());
+                evidence.standard_error = errors.map(|(old, new)| merged(old, new));
                 delta = deltas(&values)?;
             }
             evidence.samples = Some(steps);
@@ -369,51 +299,15 @@ mod tests {
     };
     use burn::tensor::{DType, Device, TensorData};
 
-    const RULES: [Rule; 7] = [
-        Rule::GaussLegendre,
-        Rule::RiemannLeft,
-        Rule::RiemannRight,
-        Rule::RiemannMiddle,
-        Rule::Trapezoid,
-        Rule::TrapezoidCaptum,
-        Rule::EvenPair,
+    const RULES: [Quadrature; 7] = [
+        Quadrature::GaussLegendre,
+        Quadrature::RiemannLeft,
+        Quadrature::RiemannRight,
+        Quadrature::RiemannMiddle,
+        Quadrature::Trapezoid,
+        Quadrature::RiemannTrapezoid,
+        Quadrature::EvenPair,
     ];
-
-    /// integral of a^k = 1 / (k + 1) up to degree 2n - 1.
-    #[test]
-    fn gauss_legendre_is_exact_for_polynomials() {
-        for n in [1, 2, 3, 7, 20, 64] {
-            let (nodes, weights) = gauss_legendre(n);
-            assert!(nodes.is_sorted() && nodes[0] > 0.0 && nodes[n - 1] < 1.0);
-            for degree in 0..2 * n as i32 {
-                let sum: f64 = nodes
-                    .iter()
-                    .zip(&weights)
-                    .map(|(a, w)| w * a.powi(degree))
-                    .sum();
-                let want = 1.0 / f64::from(degree + 1);
-                assert!(
-                    (sum - want).abs() < 1e-14,
-                    "n = {n}, a^{degree}: {sum} {want}"
-                );
-            }
-        }
-        let sum: f64 = gauss_legendre(1600).1.iter().sum();
-        assert!((sum - 1.0).abs() < 1e-12);
-    }
-
-    #[test]
-    fn weights_add_up_to_one_except_captums_trapezoid() {
-        for rule in RULES {
-            let sum: f64 = rule.nodes(8).1.iter().sum();
-            let want = if rule == Rule::TrapezoidCaptum {
-                7.0 / 8.0
-            } else {
-                1.0
-            };
-            assert!((sum - want).abs() < 1e-14, "{rule:?}");
-        }
-    }
 
     /// On the path of sum x^2 from b the gradient is linear: IG = x^2 - b^2.
     #[test]
@@ -426,7 +320,11 @@ mod tests {
                 .explain(model, x.clone(), Target::Regression)
                 .unwrap()
         };
-        for rule in [Rule::GaussLegendre, Rule::RiemannMiddle, Rule::Trapezoid] {
+        for rule in [
+            Quadrature::GaussLegendre,
+            Quadrature::RiemannMiddle,
+            Quadrature::Trapezoid,
+        ] {
             let method = IntegratedGradients::new().rule(rule).steps(6);
             let method = method.baseline(Baseline::Channels(vec![1.0, 2.0]));
             let got = explain(&method, &squares);
@@ -435,15 +333,20 @@ mod tests {
             assert!(got.evidence.delta.unwrap().iter().all(|d| d.abs() < 1e-5));
         }
         // Left Riemann: the mean of 0, 2x/n, ... is (n - 1)/n of it.
-        let left = IntegratedGradients::new().rule(Rule::RiemannLeft).steps(4);
+        let left = IntegratedGradients::new()
+            .rule(Quadrature::RiemannLeft)
+            .steps(4);
         let got = explain(&left, &squares);
         assert_close(got.values, x.clone().square().mul_scalar(0.75), 1e-6);
         assert!((got.evidence.delta.unwrap()[0] + 2.5).abs() < 1e-5);
-        for rule in RULES.into_iter().filter(|&r| r != Rule::TrapezoidCaptum) {
+        for rule in RULES
+            .into_iter()
+            .filter(|&r| r != Quadrature::RiemannTrapezoid)
+        {
             let method = IntegratedGradients::new().rule(rule).steps(3);
             let got = explain(&method, &linear).values;
             assert_close(got, x.clone().mul_scalar(-3.0), 1e-6);
-            let local = explain(&method.times_input(false), &linear);
+            let local = explain(&method.multiply_by_inputs(false), &linear);
             assert_close(local.values, x.full_like(-3.0), 1e-6);
             assert!(local.evidence.delta.is_none());
         }
@@ -469,6 +372,15 @@ mod tests {
             .div_scalar(3.0);
         let got = of(&all);
         assert_close(got.values, mean, 1e-6);
+        // The standard error of a mean of three.
+        let each = all.each_ref().map(|b| of(std::slice::from_ref(b)).values);
+        assert!(of(&all[2..]).evidence.standard_error.is_none());
+        let want = Tensor::stack::<5>(each.to_vec(), 0)
+            .var(0)
+            .div_scalar(3.0)
+            .sqrt();
+        let error = got.evidence.standard_error.unwrap();
+        assert_close(error, want.squeeze_dim(0), 1e-5);
         let delta = got.evidence.delta.unwrap();
         assert!(
             delta.iter().all(|d| d.abs() < 1e-3),
@@ -508,7 +420,9 @@ mod tests {
                 map.scores.iter().map(|s| s - start[1]).collect::<Vec<_>>(),
             )
         };
-        let rule = IntegratedGradients::new().rule(Rule::RiemannLeft).steps(2);
+        let rule = IntegratedGradients::new()
+            .rule(Quadrature::RiemannLeft)
+            .steps(2);
         let (evidence, gaps) = explain(rule.clone().tolerance(1e-2));
         assert_eq!(evidence.converged, Some(true));
         assert!(evidence.samples.unwrap() > 2);
@@ -547,11 +461,13 @@ mod tests {
         };
         let new = IntegratedGradients::new;
         assert!(text(new().steps(0)).starts_with("steps = 0"));
-        assert!(text(new().steps(1).rule(Rule::Trapezoid)).starts_with("steps = 1"));
+        assert!(text(new().steps(1).rule(Quadrature::Trapezoid)).starts_with("steps = 1"));
         assert!(text(new().baselines([])).starts_with("baselines = []"));
         assert!(text(new().tolerance(-1.0)).starts_with("tolerance = -1"));
         assert!(text(new().tolerance(0.1).max_steps(9)).starts_with("max_steps = 9"));
-        assert!(text(new().tolerance(0.1).times_input(false)).starts_with("times_input"));
+        assert!(
+            text(new().tolerance(0.1).multiply_by_inputs(false)).starts_with("multiply_by_inputs")
+        );
         let json = r#"{"method": "integrated-gradients", "baselines": {"constant": 0.5}}"#;
         let recipe: Recipe = serde_json::from_str(json).unwrap();
         let want = new().baseline(Baseline::Constant(0.5));

@@ -12,9 +12,10 @@ use crate::{
     method::Method,
     methods::shapley::deltas,
     model::Model,
-    perturb::{Jobs, Part, Probe, relative_error, validate_tolerance},
+    perturb::{Jobs, Part, Probe, relative_error},
     recipe::{Recipe, Registered},
     run::Run,
+    sampling::check_tolerance,
     target::Goal,
 };
 
@@ -79,6 +80,15 @@ impl KernelShap {
     /// 1024 sets, in pairs, of automatic features.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Captum's defaults: 25 sets, no complements, each value by itself. As elsewhere there are
+    /// at least two sets for each feature, without which there is no one solution.
+    pub fn captum() -> Self {
+        Self::new()
+            .features(Features::Each)
+            .samples(25)
+            .paired(false)
     }
 
     /// What counts as one feature.
@@ -206,6 +216,9 @@ type Fitted = (Vec<f64>, Option<Vec<f64>>);
 /// The tolerance is looked at after this many samples, twice, four times as many, ...
 const CHECK: usize = 128;
 
+/// Most features that are fitted.
+const MOST: usize = 2048;
+
 impl Registered for KernelShap {}
 
 impl<const D: usize> Method<D> for KernelShap {
@@ -215,7 +228,7 @@ impl<const D: usize> Method<D> for KernelShap {
 
     fn validate(&self) -> Result<(), Error> {
         self.features.validate()?;
-        validate_tolerance(self.tolerance)?;
+        check_tolerance(self.tolerance)?;
         match self.samples {
             0 => Err(Error::option("samples", 0, "at least one is needed")),
             _ => Ok(()),
@@ -231,6 +244,10 @@ impl<const D: usize> Method<D> for KernelShap {
     ) -> Result<Outcome<D>, Error> {
         let groups = self.features.of_rows(input)?;
         let counts: Vec<usize> = groups.iter().map(|g| g.count).collect();
+        if let Some(most) = counts.iter().copied().max().filter(|&most| most > MOST) {
+            let requirement = "there may be 2048 at most, or the fit takes too long: choose coarser features, such as auto";
+            return Err(Error::option("features", most, requirement));
+        }
         let probe = Probe::new(model, input, &self.baseline, goal, run)?;
         let ends = (probe.baseline()?, probe.plain()?);
         let limit = |n: usize| match self.enumerates(n) {
@@ -248,7 +265,12 @@ impl<const D: usize> Method<D> for KernelShap {
         let (fitted, converged) = loop {
             let done = scores.iter().map(Vec::len).sum();
             for (sets, &n) in sets.iter_mut().zip(&counts) {
-                sets.extend((sets.len()..upto.min(limit(n))).map(|sample| self.set(sample, n)));
+                // Sets in order say nothing until all of them are there.
+                let until = match self.enumerates(n) {
+                    true => limit(n),
+                    false => upto.min(limit(n)),
+                };
+                sets.extend((sets.len()..until).map(|sample| self.set(sample, n)));
             }
             let new = sets
                 .iter()
@@ -429,6 +451,19 @@ mod tests {
         assert!((0.7..1.4).contains(&mean), "{mean}");
     }
 
+    /// All sets are taken, and so the values are exact, however loose the tolerance.
+    #[test]
+    fn a_tolerance_does_not_cut_an_enumeration_short() {
+        let net = Net::relu(&Device::flex());
+        let exact = KernelShap::new()
+            .features(Features::Grid(vec![3, 3]))
+            .samples(1000);
+        let want = exact.explain(&net, image(1, 2), 1).unwrap();
+        let got = exact.tolerance(10.0).explain(&net, image(1, 2), 1).unwrap();
+        assert_eq!(got.evidence.samples, Some(510));
+        assert_close(got.values, want.values, 1e-6);
+    }
+
     #[test]
     fn sampling_ends_at_the_tolerance() {
         let net = Net::relu(&Device::flex());
@@ -455,6 +490,10 @@ mod tests {
 
     #[test]
     fn wrong_options_are_named() {
+        let many = |x: Tensor<3>| x.flatten::<2>(1, 2).sum_dim(1);
+        let x = Tensor::<3>::ones([1, 3, 700], &Device::flex());
+        let error = KernelShap::captum().explain(&many, x, 0).unwrap_err();
+        assert!(error.to_string().starts_with("features = 2100"), "{error}");
         let net = Net::relu(&Device::flex());
         let text = |method: KernelShap| {
             let error = method.explain(&net, image(1, 1), 0);

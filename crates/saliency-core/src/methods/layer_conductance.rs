@@ -195,7 +195,7 @@ impl<const D: usize> LayerMethod<D> for LayerConductance {
                 IntervalGradient::Mean => (at(&gradient, 0) + at(&gradient, 1)).mul_scalar(0.5),
             };
             let first: Vec<Step> = starts.iter().map(|&i| points[i]).collect();
-            sum = Some(add_rows(sum.take(), rows, &first, change * gradient));
+            sum = Some(add_rows(sum.clone(), rows, &first, change * gradient));
             Ok(())
         })?;
         let values = sum.expect("there is at least one interval");

@@ -1,10 +1,6 @@
 //! Attributions of a layer: their own shape, or a map over the input's positions.
 
-use burn::tensor::{
-    Tensor,
-    module::interpolate,
-    ops::{InterpolateMode, InterpolateOptions},
-};
+use burn::tensor::Tensor;
 
 use crate::{
     attribution::{Evaluations, Evidence, Outcome},
@@ -12,11 +8,12 @@ use crate::{
     graph::{Graph, Layer, NodeId, Size, Value, inside},
     host::check_finite,
     method::{Method, checked},
-    methods::tokens,
+    methods::places::{Frame, Places},
     model::Model,
     recipe::Recipe,
     run::{Counter, Run},
     target::{Goal, ResolvedTarget, Target},
+    upsample::Resize,
 };
 
 /// A method whose values belong to a layer of the model.
@@ -84,10 +81,12 @@ pub trait LayerMethod<const D: usize>: Method<D> {
         self.validate()?;
         let graph = inside(model, &self.recipe().name())?;
         let input = checked(input)?;
+        let run = run.sized_for(model);
         let outputs = run.forward(model, &input)?;
         check_finite("the model's output", &outputs)?;
         let goal = Goal::resolve(target, &outputs)?;
         let scores = goal.scores(outputs.clone())?;
+        check_finite("the score", &scores)?;
         let counter = Counter::default();
         let found = self.attribute_layer(graph, &input, &goal, &run.counting(&counter))?;
         let rows = input.dims()[0];
@@ -202,62 +201,26 @@ pub(crate) fn over_input<const D: usize>(
 ) -> Result<Outcome<D>, Error> {
     let graph = inside(model, &method.recipe().name())?;
     let found = method.attribute_layer(graph, input, goal, run)?;
+    let frame = Frame::of(graph);
+    let places = Places::of(graph, found.layer, &frame).map_err(|error| match error {
+        Error::Shape {
+            what,
+            expected,
+            got,
+        } => Error::Shape {
+            what,
+            expected: format!("{expected}; its own values come from explain_layer"),
+            got,
+        },
+        other => other,
+    })?;
+    let map = places.split(found.values).sum_dim(1).cast(input.dtype());
     Ok(Outcome {
-        values: positions(&found.values, input)?,
+        values: frame.spread(places.unflatten(map), Resize::Bilinear),
         evidence: Evidence {
             delta: found.delta,
             samples: found.steps,
             ..Evidence::default()
         },
     })
-}
-
-/// Summed over channels and brought to the input's positions, with one channel.
-fn positions<const D: usize>(values: &Value, input: &Tensor<D>) -> Result<Tensor<D>, Error> {
-    let shape = values.shape();
-    let rows = input.dims()[0];
-    match shape[..] {
-        // A transformer's tokens.
-        [_, tokens, _] if D == 4 => {
-            let summed = values.sum_dims(&[2]).reshape(&[rows, tokens]);
-            tokens::to_input(summed.tensor(), input)
-        }
-        [_, _, ..] if D >= 3 && shape.len() == D => {
-            let mut grid = [1; 4];
-            grid[0] = rows;
-            grid[4 - (D - 2)..].copy_from_slice(&shape[2..]);
-            upsample(values.sum_dims(&[1]).reshape(&grid).tensor(), input)
-        }
-        _ => Err(Error::Shape {
-            what: "the layer",
-            expected: "[rows, channels, positions ...] for a map over the input's positions; its own values come from explain_layer".into(),
-            got: shape,
-        }),
-    }
-}
-
-/// One map for each row `[rows, 1, height, width]` brought to the positions of the input,
-/// bilinearly.
-pub(crate) fn upsample<const D: usize>(
-    map: Tensor<4>,
-    input: &Tensor<D>,
-) -> Result<Tensor<D>, Error> {
-    let dims = input.dims();
-    let size = match dims[2..] {
-        [length] => [1, length],
-        [height, width] => [height, width],
-        _ => {
-            return Err(Error::Shape {
-                what: "the input",
-                expected: "[rows, channels, length] or [rows, channels, height, width] for a map over its positions".into(),
-                got: dims.to_vec(),
-            });
-        }
-    };
-    let options = InterpolateOptions::new(InterpolateMode::Bilinear)
-        .with_align_corners(false)
-        .with_output_size(size);
-    let mut shape = dims;
-    shape[1] = 1;
-    Ok(interpolate(map, options).reshape(shape))
 }

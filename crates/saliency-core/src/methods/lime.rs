@@ -11,9 +11,10 @@ use crate::{
     least_squares::{Design, Penalty, jackknife},
     method::Method,
     model::Model,
-    perturb::{Jobs, Part, Probe, read},
+    perturb::{Jobs, Part, Probe, read, relative_error},
     recipe::{Recipe, Registered},
     run::Run,
+    sampling::check_tolerance,
     target::Goal,
 };
 
@@ -52,14 +53,14 @@ pub enum Distance {
 /// Guestrin, "Why Should I Trust You?" (2016), <https://arxiv.org/abs/1602.04938>.
 ///
 /// The first sample is the input itself. Where `samples` is at least 2^n, each z is taken
-/// once. The standard error is that of a jackknife over 20 parts of the samples.
+/// once. The standard error is that of a jackknife over 20 parts of the samples. With a
+/// `tolerance`, whether it is met is looked at after 128, 256, 512, ... samples.
 ///
 /// [`new`](Lime::new) has the defaults of the authors' `lime` for pictures: 1000 samples,
 /// ridge with alpha 1, distances of the features, width 0.25 (there superpixels are by
 /// quickshift and take their own mean). [`captum`](Lime::captum) has those of Captum's
-/// `Lime`: 50 samples, lasso with alpha 0.01, cosine distances of the inputs, width 1; there
-/// the default features are [`Features::Each`], and the input itself is not among the
-/// samples.
+/// `Lime`: [`Features::Each`], 50 samples, lasso with alpha 0.01, cosine distances of the inputs,
+/// width 1; there the input itself is not among the samples.
 ///
 /// ```
 /// use burn::tensor::{Device, Tensor};
@@ -81,6 +82,8 @@ pub struct Lime {
     pub baseline: Baseline,
     /// Number of samples, at most.
     pub samples: usize,
+    /// Stop when ||standard error|| / ||weights|| of every row is at most this.
+    pub tolerance: Option<f64>,
     /// The linear model.
     pub fit: Fit,
     /// What the weight of a sample falls with.
@@ -97,6 +100,7 @@ impl Default for Lime {
             features: Features::default(),
             baseline: Baseline::default(),
             samples: 1000,
+            tolerance: None,
             fit: Fit::Ridge(1.0),
             distance: Distance::Features,
             width: 0.25,
@@ -111,9 +115,10 @@ impl Lime {
         Self::default()
     }
 
-    /// The fit and the weights that are Captum's defaults.
+    /// The features, the fit and the weights that are Captum's defaults.
     pub fn captum() -> Self {
         Self::new()
+            .features(Features::Each)
             .samples(50)
             .fit(Fit::Lasso(0.01))
             .distance(Distance::InputCosine)
@@ -135,6 +140,12 @@ impl Lime {
     /// Number of samples, at most.
     pub fn samples(mut self, samples: usize) -> Self {
         self.samples = samples;
+        self
+    }
+
+    /// Stop when ||standard error|| / ||weights|| of every row is at most this.
+    pub fn tolerance(mut self, tolerance: f64) -> Self {
+        self.tolerance = Some(tolerance);
         self
     }
 
@@ -190,6 +201,33 @@ impl Lime {
         }
     }
 
+    /// The linear model of one row, from the scores of the first samples.
+    fn weights(
+        &self,
+        groups: &Groups,
+        kept: &[Vec<bool>],
+        scores: &[f64],
+        (row, baseline): (&[f64], &[f64]),
+    ) -> Fitted {
+        let kept = &kept[..scores.len()];
+        let design = Design {
+            features: groups.count,
+            x: (kept.iter().flatten())
+                .map(|&k| f64::from(u8::from(k)))
+                .collect(),
+            y: scores.to_vec(),
+            weights: (kept.iter())
+                .map(|kept| self.weight(kept, groups, row, baseline))
+                .collect(),
+        };
+        let fit = |keep: &dyn Fn(usize) -> bool| design.fit(self.penalty(), true, keep);
+        let errors = match self.enumerates(groups.count) {
+            true => None,
+            false => jackknife(kept.len(), fit),
+        };
+        (fit(&|_| true), errors)
+    }
+
     /// The weight of the sample that keeps `kept` of one row.
     fn weight(&self, kept: &[bool], groups: &Groups, row: &[f64], baseline: &[f64]) -> f64 {
         let changed = || {
@@ -213,6 +251,12 @@ impl Lime {
     }
 }
 
+/// Weights of the features, with their standard errors where not all sets were taken.
+type Fitted = (Vec<f64>, Option<Vec<f64>>);
+
+/// The tolerance is looked at after this many samples, twice, four times as many, ...
+const CHECK: usize = 128;
+
 impl Registered for Lime {}
 
 impl<const D: usize> Method<D> for Lime {
@@ -222,6 +266,7 @@ impl<const D: usize> Method<D> for Lime {
 
     fn validate(&self) -> Result<(), Error> {
         self.features.validate()?;
+        check_tolerance(self.tolerance)?;
         if self.samples < 2 {
             let requirement = "at least two are needed";
             return Err(Error::option("samples", self.samples, requirement));
@@ -255,43 +300,58 @@ impl<const D: usize> Method<D> for Lime {
             .iter()
             .map(|groups| self.kept(groups.count))
             .collect();
-        let jobs = Jobs::new(kept.iter().map(Vec::len));
-        let scores = probe.scores(Part::whole(jobs.total()), |i, replaced| {
-            let (row, sample) = jobs.get(i);
-            for (replaced, &id) in replaced.iter_mut().zip(&groups[row].ids) {
-                *replaced = !kept[row][sample][id];
-            }
-            (row, row)
-        })?;
-
+        let total: usize = kept.iter().map(Vec::len).sum();
+        let longest = kept.iter().map(Vec::len).max().unwrap_or(0);
         let (values, baselines) = (read(input.clone())?, probe.others()?);
-        let len = probe.row_len();
-        let (mut weights, mut errors) = (Vec::new(), Vec::new());
-        for (row, scores) in jobs.split(&scores).enumerate() {
-            let (groups, kept) = (&groups[row], &kept[row]);
-            let own = row * len..(row + 1) * len;
-            let design = Design {
-                features: groups.count,
-                x: kept
-                    .iter()
-                    .flatten()
-                    .map(|&k| f64::from(u8::from(k)))
-                    .collect(),
-                y: scores.to_vec(),
-                weights: kept
-                    .iter()
-                    .map(|kept| {
-                        self.weight(kept, groups, &values[own.clone()], &baselines[own.clone()])
-                    })
-                    .collect(),
+        let mut scores: Vec<Vec<f64>> = vec![Vec::new(); kept.len()];
+        let mut upto = match self.tolerance {
+            Some(_) => CHECK,
+            None => longest,
+        };
+        let (fitted, converged) = loop {
+            // Sets in order say nothing until all of them are there.
+            let until = |row: usize| match self.enumerates(groups[row].count) {
+                true => kept[row].len(),
+                false => kept[row].len().min(upto),
             };
-            let fit = |keep: &dyn Fn(usize) -> bool| design.fit(self.penalty(), true, keep);
-            weights.push(fit(&|_| true));
-            errors.push(match self.enumerates(groups.count) {
-                true => None,
-                false => jackknife(kept.len(), fit),
-            });
-        }
+            let jobs = Jobs::new((0..kept.len()).map(|row| until(row) - scores[row].len()));
+            let part = Part {
+                count: jobs.total(),
+                done: scores.iter().map(Vec::len).sum(),
+                total,
+            };
+            let found = probe.scores(part, |i, replaced| {
+                let (row, job) = jobs.get(i);
+                let kept = &kept[row][scores[row].len() + job];
+                for (replaced, &id) in replaced.iter_mut().zip(&groups[row].ids) {
+                    *replaced = !kept[id];
+                }
+                (row, row)
+            })?;
+            for (scores, found) in scores.iter_mut().zip(jobs.split(&found)) {
+                scores.extend(found);
+            }
+            let rows = values
+                .chunks(probe.row_len())
+                .zip(baselines.chunks(probe.row_len()));
+            let fitted: Vec<Fitted> = rows
+                .enumerate()
+                .map(|(row, pair)| self.weights(&groups[row], &kept[row], &scores[row], pair))
+                .collect();
+            let within = |tolerance| {
+                fitted.iter().all(|(weights, errors)| match errors {
+                    Some(errors) => relative_error(weights, errors) <= tolerance,
+                    None => true,
+                })
+            };
+            let converged = self.tolerance.map(within);
+            if converged == Some(true) || scores.iter().zip(&kept).all(|(s, k)| s.len() == k.len())
+            {
+                break (fitted, converged);
+            }
+            upto *= 2;
+        };
+        let (weights, errors): (Vec<_>, Vec<_>) = fitted.into_iter().unzip();
         let sampled = errors.iter().any(Option::is_some);
         let errors: Vec<Vec<f64>> = errors
             .into_iter()
@@ -299,7 +359,8 @@ impl<const D: usize> Method<D> for Lime {
             .map(|(errors, groups)| errors.unwrap_or(vec![0.0; groups.count]))
             .collect();
         let mut outcome = probe.outcome(&groups, &weights, sampled.then_some(&errors[..]));
-        outcome.evidence.samples = kept.iter().map(Vec::len).max();
+        outcome.evidence.samples = scores.iter().map(Vec::len).max();
+        outcome.evidence.converged = converged;
         Ok(outcome)
     }
 }
@@ -403,6 +464,35 @@ mod tests {
         assert_eq!(strong, 0.0);
         assert_close(of(Fit::Lasso(0.0)), of(Fit::Linear), 1e-5);
         assert_close(of(Fit::Ridge(0.0)), of(Fit::Linear), 0.0);
+    }
+
+    #[test]
+    fn it_stops_once_the_tolerance_is_met() {
+        let net = Net::relu(&Device::flex());
+        let of = |samples, tolerance| {
+            let method = Lime::new().features(cells()).samples(samples);
+            let method = Lime {
+                tolerance,
+                ..method
+            };
+            method.explain(&net, image(2, 3), 1).unwrap()
+        };
+        let early = of(500, Some(0.2));
+        let samples = early.evidence.samples.unwrap();
+        assert_eq!(early.evidence.converged, Some(true));
+        assert!([128, 256].contains(&samples), "{samples}");
+        assert_close(early.values, of(samples, None).values, 1e-6);
+        let never = of(300, Some(1e-9));
+        assert_eq!(
+            (never.evidence.samples, never.evidence.converged),
+            (Some(300), Some(false))
+        );
+        // All sets: there is no error.
+        let all = of(512, Some(1e-9));
+        assert_eq!(
+            (all.evidence.samples, all.evidence.converged),
+            (Some(512), Some(true))
+        );
     }
 
     #[test]

@@ -74,7 +74,7 @@ impl Line {
             let steps = &all[range];
             let values = widened(integrand(self.points(steps), steps)?);
             let values = values.clone() * column(&values, steps, |step| step.weight);
-            sum = Some(add_rows(sum.take(), rows, steps, values));
+            sum = Some(add_rows(sum.clone(), rows, steps, values));
             Ok(())
         })?;
         Ok(sum

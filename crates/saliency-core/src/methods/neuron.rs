@@ -1,5 +1,7 @@
 //! Neurons: single values of a layer, or groups of them.
 
+use std::ops::Range;
+
 use burn::tensor::{DType, Tensor, TensorData};
 
 use crate::{
@@ -18,26 +20,34 @@ pub(crate) struct Neurons {
     mask: Value,
 }
 
+/// Which of a row's values, in row-major order, begin with an index.
+pub(crate) fn span(graph: &Graph, layer: NodeId, index: &[usize]) -> Result<Range<usize>, Error> {
+    let node = graph.node(layer);
+    let shape = node.shape_at(1);
+    let sizes = &shape[1..];
+    let inside = index.len() <= sizes.len() && index.iter().zip(sizes).all(|(i, size)| i < size);
+    if !inside {
+        let value = format!("{index:?} in {} of shape {sizes:?}", node.name);
+        let requirement =
+            "it must lie inside the layer's shape without the rows: [channel], or [channel, y, x]";
+        return Err(Error::option("neuron", value, requirement));
+    }
+    let each: usize = sizes[index.len()..].iter().product();
+    let first = index
+        .iter()
+        .zip(sizes)
+        .fold(0, |flat, (i, size)| flat * size + i)
+        * each;
+    Ok(first..first + each)
+}
+
 impl Neurons {
     pub(crate) fn of(graph: &Graph, layer: &Layer, index: &[usize]) -> Result<Self, Error> {
         let id = node_of(graph, layer)?;
+        let neurons = span(graph, id, index)?;
         let mut shape = graph.node(id).shape_at(1);
-        let sizes = &shape[1..];
-        let inside =
-            index.len() <= sizes.len() && index.iter().zip(sizes).all(|(i, size)| i < size);
-        if !inside {
-            let value = format!("{index:?} in {} of shape {sizes:?}", graph.node(id).name);
-            let requirement = "it must lie inside the layer's shape without the rows: [channel], or [channel, y, x]";
-            return Err(Error::option("neuron", value, requirement));
-        }
-        let each: usize = sizes[index.len()..].iter().product();
-        let first = index
-            .iter()
-            .zip(sizes)
-            .fold(0, |flat, (i, size)| flat * size + i)
-            * each;
-        let ones =
-            (0..sizes.iter().product()).map(|i| f64::from((first..first + each).contains(&i)));
+        let all = 0..shape[1..].iter().product::<usize>();
+        let ones = all.map(|i| f64::from(neurons.contains(&i)));
         shape[0] = 1;
         let data = TensorData::new(ones.collect::<Vec<f64>>(), shape);
         let mask = Value::from_data(data.convert_dtype(DType::F32), graph.device());

@@ -12,8 +12,10 @@ use crate::{
     grid::{Axis, Edge, maps, positions, scores_under, upsample},
     method::Method,
     model::Model,
+    perturb::relative_error,
     recipe::{Recipe, Registered},
     run::{Run, Stage},
+    sampling::check_tolerance,
     target::Goal,
 };
 
@@ -43,8 +45,8 @@ pub enum RiseWeighting {
 ///
 /// Defaults are the paper's: 4000 samples, 7 cells a side, p = 1/2, masked values to zero
 /// (`rise`). `rise-xplique` divides by the observed masks.
-/// With a `tolerance`, sampling stops at 128, 256, 512, ... samples once no standard error in
-/// the batch is above it; [`Evidence`] says how many samples that took.
+/// With a `tolerance`, sampling stops at 128, 256, 512, ... samples once ||standard error|| /
+/// ||map|| of every row is at most that; [`Evidence`] says how many samples that took.
 ///
 /// ```
 /// use burn::tensor::{Device, Tensor};
@@ -62,7 +64,7 @@ pub enum RiseWeighting {
 pub struct Rise {
     /// Number of masks.
     pub samples: usize,
-    /// Cells along each axis.
+    /// Cells along each axis, of which there are no more than its positions.
     pub grid: usize,
     /// Probability that a cell is kept.
     pub probability: f64,
@@ -70,7 +72,7 @@ pub struct Rise {
     pub baseline: Baseline,
     /// What the scores are divided by.
     pub weighting: RiseWeighting,
-    /// Stop early once no standard error is above this, in units of the score.
+    /// Stop early once ||standard error|| / ||map|| of every row is at most this.
     pub tolerance: Option<f64>,
     /// Seed of the masks.
     pub seed: u64,
@@ -126,7 +128,7 @@ impl Rise {
         self
     }
 
-    /// Stop early once no standard error is above this, in units of the score.
+    /// Stop early once ||standard error|| / ||map|| of every row is at most this.
     pub fn tolerance(mut self, tolerance: f64) -> Self {
         self.tolerance = Some(tolerance);
         self
@@ -150,14 +152,15 @@ impl Rise {
         if is_table {
             return draw(lengths[0]);
         }
-        let cells = draw(self.grid.pow(lengths.len() as u32));
+        let grids: Vec<usize> = lengths.iter().map(|&len| self.grid.min(len)).collect();
+        let cells = draw(grids.iter().product());
         let axes: Vec<Axis> = lengths
             .iter()
-            .map(|&len| {
-                let cell = len.div_ceil(self.grid);
+            .zip(grids)
+            .map(|(&len, grid)| {
+                let cell = len.div_ceil(grid);
                 let shift = (rng.random::<f64>() * cell as f64) as usize;
-                Axis::linear(self.grid, (self.grid + 1) * cell, Edge::Mirror)
-                    .crop(shift..shift + len)
+                Axis::linear(grid, (grid + 1) * cell, Edge::Mirror).crop(shift..shift + len)
             })
             .collect();
         upsample(&cells, &axes)
@@ -180,12 +183,7 @@ impl<const D: usize> Method<D> for Rise {
             Rise { probability: p, .. } if !(*p > 0.0 && *p < 1.0) => {
                 refuse("probability", *p, "it must be between 0 and 1")
             }
-            Rise {
-                tolerance: Some(t), ..
-            } if !(t.is_finite() && *t > 0.0) => {
-                refuse("tolerance", *t, "it must be a finite number above 0")
-            }
-            _ => Ok(()),
+            _ => check_tolerance(self.tolerance),
         }
     }
 
@@ -222,8 +220,12 @@ impl<const D: usize> Method<D> for Rise {
                 sums.add(&mask(sample), scores);
             }
             converged = self.tolerance.map(|tolerance| {
-                let errors = self.finish(&sums).1;
-                errors.is_some_and(|e| e.iter().all(|&error| error <= tolerance))
+                let (values, errors) = self.finish(&sums);
+                let len = values.len() / rows;
+                errors.is_some_and(|errors| {
+                    let mut rows = values.chunks(len).zip(errors.chunks(len));
+                    rows.all(|(values, errors)| relative_error(values, errors) <= tolerance)
+                })
             });
         }
         let (values, errors) = self.finish(&sums);
@@ -403,14 +405,23 @@ mod tests {
         }
     }
 
+    /// A grid finer than the positions has a cell for each, in memory too.
+    #[test]
+    fn a_grid_is_no_finer_than_the_positions() {
+        let mask = |grid| Rise::new().grid(grid).mask(&[5, 7], false, 3);
+        assert_eq!(mask(1 << 40), mask(7));
+        assert_eq!(mask(7).len(), 35);
+    }
+
     #[test]
     fn it_stops_once_the_tolerance_is_met() {
         let net = Net::relu(&Device::flex());
         let rise = Rise::new().samples(700).grid(3);
         let errors = |found: &crate::Attribution<4>| {
-            values(found.evidence.standard_error.clone().unwrap())
-                .into_iter()
-                .fold(0.0, f64::max)
+            let norms = |t: Tensor<4>| t.square().sum_dims(&[1, 2, 3]).sqrt();
+            let error = norms(found.evidence.standard_error.clone().unwrap());
+            let ratios = values(error / norms(found.values.clone()));
+            ratios.into_iter().fold(0.0, f64::max)
         };
         let all = rise.explain(&net, image(2, 3), 1).unwrap();
         assert_eq!(

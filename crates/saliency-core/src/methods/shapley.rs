@@ -10,9 +10,10 @@ use crate::{
     features::Features,
     method::Method,
     model::Model,
-    perturb::{Jobs, Part, Probe, Running, relative_error, validate_tolerance},
+    perturb::{Jobs, Part, Probe, Running},
     recipe::{Recipe, Registered},
     run::Run,
+    sampling::check_tolerance,
     target::Goal,
 };
 
@@ -100,9 +101,10 @@ impl Shapley {
         Self::default()
     }
 
-    /// 25 orders, no reverses: Captum's `ShapleyValueSampling`.
+    /// 25 orders of each value by itself, no reverses: Captum's `ShapleyValueSampling`.
     pub fn captum() -> Self {
         Self::new()
+            .features(Features::Each)
             .estimator(Estimator::Permutations)
             .samples(25)
             .antithetic(false)
@@ -180,7 +182,7 @@ impl<const D: usize> Method<D> for Shapley {
 
     fn validate(&self) -> Result<(), Error> {
         self.features.validate()?;
-        validate_tolerance(self.tolerance)?;
+        check_tolerance(self.tolerance)?;
         match self.samples {
             0 => Err(Error::option("samples", 0, "at least one is needed")),
             _ => Ok(()),
@@ -342,11 +344,7 @@ impl Shapley {
                 }
             }
             if let Some(tolerance) = self.tolerance {
-                let within = |r: &Running| {
-                    r.standard_error()
-                        .is_some_and(|e| relative_error(r.mean(), &e) <= tolerance)
-                };
-                converged = Some(running.iter().all(within));
+                converged = Some(running.iter().all(|r| r.is_within(tolerance)));
                 if converged == Some(true) {
                     break;
                 }

@@ -2,15 +2,16 @@ use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    attribution::{Evidence, Outcome},
+    attribution::Outcome,
     baseline::Baseline,
     error::Error,
-    grid::{Upsampling, cells, count, maps, scores_under, upsample},
+    grid::{Rounds, Upsampling, cells, count, upsample},
     method::Method,
     model::Model,
     quasi::Design,
     recipe::{Recipe, Registered},
     run::Run,
+    sampling::check_tolerance,
     target::Goal,
 };
 
@@ -58,6 +59,9 @@ pub enum SobolEstimator {
 /// errors are jackknife ones over the design's points; they take these for independent, which
 /// overstates the error of a quasi-random design.
 ///
+/// With a `tolerance`, whether it is met is looked at after 16, 32, 64, ... points (not of a Latin
+/// hypercube, which does not go on).
+///
 /// `sobol` has the paper's 8 cells a side and 32 points (2112 scores for pictures),
 /// `sobol-first-order` the other index, `sobol-xplique` the design of Xplique and the authors'
 /// code: no random shift.
@@ -77,8 +81,10 @@ pub enum SobolEstimator {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Sobol {
-    /// Number n of points; powers of two are spread most evenly.
+    /// Number n of points, at most; powers of two are spread most evenly.
     pub samples: usize,
+    /// Stop when ||standard error|| / ||values|| of the cells of every row is at most this.
+    pub tolerance: Option<f64>,
     /// Cells along each axis.
     pub grid: usize,
     /// Total or first order.
@@ -99,6 +105,7 @@ impl Default for Sobol {
     fn default() -> Self {
         Sobol {
             samples: 32,
+            tolerance: None,
             grid: 8,
             order: SobolOrder::Total,
             estimator: SobolEstimator::Jansen,
@@ -119,6 +126,12 @@ impl Sobol {
     /// Number n of points; powers of two are spread most evenly.
     pub fn samples(mut self, samples: usize) -> Self {
         self.samples = samples;
+        self
+    }
+
+    /// Stop when ||standard error|| / ||values|| of the cells of every row is at most this.
+    pub fn tolerance(mut self, tolerance: f64) -> Self {
+        self.tolerance = Some(tolerance);
         self
     }
 
@@ -239,6 +252,8 @@ impl<const D: usize> Method<D> for Sobol {
     }
 
     fn validate(&self) -> Result<(), Error> {
+        check_tolerance(self.tolerance)?;
+        self.design.check_rounds(self.tolerance.is_some())?;
         match self {
             Sobol { samples: 0 | 1, .. } => {
                 let requirement = "a variance needs at least two points";
@@ -263,39 +278,41 @@ impl<const D: usize> Method<D> for Sobol {
         let fill = self.baseline.of(input)?;
         let points = self.design.points(n, 2 * d, self.seed)?;
         let half = |j: usize, side: usize| &points[(2 * j + side) * d..][..d];
-        // A, B, C_0, C_1, ...
+        // A, B, C_0, C_1, ... of each point.
+        let blocks = d + 2;
         let mask = |i: usize| {
-            let (block, j) = (i / n, i % n);
+            let (j, block) = (i / blocks, i % blocks);
             let mut cells = half(j, usize::from(block == 1)).to_vec();
             if let Some(cell) = block.checked_sub(2) {
                 cells[cell] = half(j, 1)[cell];
             }
             upsample(&cells, &axes)
         };
-        let scores = scores_under(model, (input, &fill), goal, run, 0..n * (d + 2), mask)?;
-        let block = |row: usize, block: usize| -> Vec<f64> {
-            let scores = scores[block * n * rows + row..].iter();
-            scores.step_by(rows).take(n).copied().collect()
+        let rounds = Rounds {
+            most: n,
+            first: FIRST,
+            tolerance: self.tolerance,
         };
-        let (mut values, mut errors) = (Vec::new(), Vec::new());
-        for row in 0..rows {
-            let (a, b) = (block(row, 0), block(row, 1));
-            let (indices, jackknife): (Vec<_>, Vec<_>) = (0..d)
-                .map(|cell| self.index(&a, &b, &block(row, cell + 2)))
-                .unzip();
-            values.extend(upsample(&indices, &axes));
-            errors.extend(upsample(&jackknife, &axes));
-        }
-        Ok(Outcome {
-            values: maps(values, input),
-            evidence: Evidence {
-                standard_error: (n > 2).then(|| maps(errors, input)),
-                samples: Some(n),
-                ..Evidence::default()
-            },
-        })
+        let probe = (model, (input, &fill), goal, run);
+        let found = rounds.of(probe, blocks, mask, |scores, n| {
+            let of_row = |row: usize| {
+                let block = |block: usize| -> Vec<f64> {
+                    let scores = scores[block * rows + row..].iter();
+                    scores.step_by(blocks * rows).take(n).copied().collect()
+                };
+                let (a, b) = (block(0), block(1));
+                (0..d)
+                    .map(|cell| self.index(&a, &b, &block(cell + 2)))
+                    .unzip()
+            };
+            (0..rows).map(of_row).collect()
+        })?;
+        Ok(found.outcome(&axes, input))
     }
 }
+
+/// Points before the first look at the tolerance.
+const FIRST: usize = 16;
 
 #[cfg(test)]
 mod tests {
@@ -441,6 +458,34 @@ mod tests {
             }
         }
         assert_eq!(found.evaluations.forward, 2 * 32 * (9 + 2));
+    }
+
+    #[test]
+    fn it_stops_once_the_tolerance_is_met() {
+        let net = Net::relu(&Device::flex());
+        let of = |samples, tolerance| {
+            let method = Sobol::new().grid(2).samples(samples);
+            let method = Sobol {
+                tolerance,
+                ..method
+            };
+            method.explain(&net, image(2, 3), 1).unwrap()
+        };
+        let early = of(512, Some(0.3));
+        let samples = early.evidence.samples.unwrap();
+        assert_eq!(early.evidence.converged, Some(true));
+        assert!(samples < 512 && samples.is_power_of_two(), "{samples}");
+        assert_eq!(early.evaluations.forward, 2 * samples * 6);
+        let plain = of(samples, None);
+        assert_eq!(early.to_vec().unwrap(), plain.to_vec().unwrap());
+        let never = of(40, Some(1e-9));
+        assert_eq!(
+            (never.evidence.samples, never.evidence.converged),
+            (Some(40), Some(false))
+        );
+        let text = Sobol::new().tolerance(0.1).design(Design::LatinHypercube);
+        let text = text.explain(&net, image(1, 1), 0).unwrap_err().to_string();
+        assert!(text.starts_with("design = latin_hypercube"), "{text}");
     }
 
     #[test]

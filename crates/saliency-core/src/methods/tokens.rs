@@ -2,7 +2,7 @@
 
 use burn::tensor::Tensor;
 
-use crate::{error::Error, methods::layer_map::upsample};
+use crate::{error::Error, graph::Value, methods::places::Frame, upsample::Resize};
 
 /// A class token and four registers.
 const USUAL_EXTRA: usize = 5;
@@ -11,30 +11,26 @@ const USUAL_EXTRA: usize = 5;
 const MOST_EXTRA: usize = 16;
 
 /// Where the tokens of the grid begin, and its size.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Grid {
     pub extra: usize,
-    pub size: [usize; 2],
+    pub size: Vec<usize>,
 }
 
 /// The grid of tokens of an input with given positions, in the proportions of the input: with
 /// up to five extra tokens in front and a whole number of positions for each token where there
-/// is such a grid, else with as few extra tokens as possible.
+/// is such a grid, else with as few extra tokens as possible; else a square one, since patches
+/// need not be square.
 pub(crate) fn grid(tokens: usize, positions: &[usize]) -> Result<Grid, Error> {
-    let [height, width] = match *positions {
-        [] => [1, 1],
-        [length] => [1, length],
-        [height, width, ..] => [height, width],
-    };
-    let sizes = |extra: usize| -> Vec<[usize; 2]> {
+    let sizes = |extra: usize| -> Vec<Vec<usize>> {
         let count = tokens - extra;
-        match positions.len() {
-            2 => (1..=count)
+        match *positions {
+            [_] => vec![vec![count]],
+            [_, _] => (1..=count)
                 .filter(|rows| count.is_multiple_of(*rows))
-                .map(|rows| [rows, count / rows])
-                .filter(|[rows, columns]| rows * width == columns * height)
+                .map(|rows| vec![rows, count / rows])
                 .collect(),
-            _ => vec![[1, count]],
+            _ => Vec::new(),
         }
     };
     let candidates: Vec<Grid> = (0..tokens.min(MOST_EXTRA + 1))
@@ -44,47 +40,67 @@ pub(crate) fn grid(tokens: usize, positions: &[usize]) -> Result<Grid, Error> {
                 .map(move |size| Grid { extra, size })
         })
         .collect();
-    let usual = |grid: &&Grid| {
-        let [rows, columns] = grid.size;
-        grid.extra <= USUAL_EXTRA && height.is_multiple_of(rows) && width.is_multiple_of(columns)
+    let in_proportion = |grid: &&Grid| match (&grid.size[..], positions) {
+        (&[rows, columns], &[height, width]) => rows * width == columns * height,
+        _ => true,
     };
-    candidates
-        .iter()
-        .find(usual)
-        .or(candidates.first())
-        .copied()
+    let whole = |grid: &&Grid| {
+        let mut sizes = positions.iter().zip(&grid.size);
+        sizes.all(|(positions, cells)| positions.is_multiple_of(*cells))
+    };
+    let usual = |grid: &&Grid| grid.extra <= USUAL_EXTRA;
+    let square = |grid: &&Grid| usual(grid) && grid.size.iter().all(|&size| size == grid.size[0]);
+    let fitting = || candidates.iter().filter(in_proportion);
+    fitting()
+        .find(|grid| usual(grid) && whole(grid))
+        .or(fitting().next())
+        .or(candidates.iter().find(square))
+        .cloned()
         .ok_or_else(|| Error::Shape {
             what: "the tokens",
             expected: format!(
-                "a grid in the proportions of the input's {height} x {width} positions, after at most {MOST_EXTRA} class and register tokens"
+                "a grid in the proportions of the input's positions {positions:?}, after at most {MOST_EXTRA} class and register tokens"
             ),
             got: vec![tokens],
         })
 }
 
 /// One value for each token `[rows, tokens]` as a map over the input's positions, class and
-/// register tokens dropped. Tables `[rows, tokens]` get one value for each token.
+/// register tokens dropped. A text `[rows, length]` gets one value for each of its tokens.
 pub(crate) fn to_input<const D: usize>(
     values: Tensor<2>,
-    input: &Tensor<D>,
+    frame: &Frame,
 ) -> Result<Tensor<D>, Error> {
     let [rows, tokens] = values.dims();
-    let dims = input.dims();
-    if D == 2 {
-        if tokens < dims[1] {
-            return Err(Error::Shape {
-                what: "the tokens",
-                expected: format!("at least the {} of the input", dims[1]),
-                got: vec![tokens],
-            });
-        }
-        return Ok(values.narrow(1, tokens - dims[1], dims[1]).reshape(dims));
+    let Grid { extra, size } = match frame.sizes[..] {
+        [length] if D == 2 => of_text(tokens, length)?,
+        _ => grid(tokens, &frame.sizes)?,
+    };
+    let map = Value::from(values.narrow(1, extra, tokens - extra));
+    let map = map.reshape(&[&[rows, 1], &size[..]].concat());
+    Ok(frame.spread(map, Resize::Bilinear))
+}
+
+/// How many tokens have no place in the input.
+pub(crate) fn extra<const D: usize>(tokens: usize, frame: &Frame) -> Result<usize, Error> {
+    match frame.sizes[..] {
+        [length] if D == 2 => Ok(tokens.saturating_sub(length)),
+        _ => Ok(grid(tokens, &frame.sizes)?.extra),
     }
-    let Grid { extra, size } = grid(tokens, &dims[2..])?;
-    let map = values
-        .narrow(1, extra, tokens - extra)
-        .reshape([rows, 1, size[0], size[1]]);
-    upsample(map, input)
+}
+
+fn of_text(tokens: usize, length: usize) -> Result<Grid, Error> {
+    match tokens.checked_sub(length) {
+        Some(extra) => Ok(Grid {
+            extra,
+            size: vec![length],
+        }),
+        None => Err(Error::Shape {
+            what: "the tokens",
+            expected: format!("at least the {length} of the input"),
+            got: vec![tokens],
+        }),
+    }
 }
 
 #[cfg(test)]
@@ -98,25 +114,30 @@ mod tests {
             let grid = grid(tokens, positions).unwrap();
             (grid.extra, grid.size)
         };
-        assert_eq!(of(196, &[224, 224]), (0, [14, 14]));
-        assert_eq!(of(197, &[224, 224]), (1, [14, 14]));
-        assert_eq!(of(198, &[224, 224]), (2, [14, 14]));
-        assert_eq!(of(201, &[224, 224]), (5, [14, 14]));
-        assert_eq!(of(257, &[224, 224]), (1, [16, 16]));
-        assert_eq!(of(9, &[8, 8]), (5, [2, 2]));
-        assert_eq!(of(33, &[32, 64]), (1, [4, 8]));
-        assert_eq!(of(13, &[48]), (1, [1, 12]));
+        assert_eq!(of(196, &[224, 224]), (0, vec![14, 14]));
+        assert_eq!(of(197, &[224, 224]), (1, vec![14, 14]));
+        assert_eq!(of(198, &[224, 224]), (2, vec![14, 14]));
+        assert_eq!(of(201, &[224, 224]), (5, vec![14, 14]));
+        assert_eq!(of(257, &[224, 224]), (1, vec![16, 16]));
+        assert_eq!(of(261, &[224, 224]), (5, vec![16, 16]));
+        assert_eq!(of(9, &[8, 8]), (5, vec![2, 2]));
+        assert_eq!(of(33, &[32, 64]), (1, vec![4, 8]));
+        assert_eq!(of(32, &[32, 16]), (0, vec![8, 4]));
+        assert_eq!(of(13, &[48]), (1, vec![12]));
         // Convolutions that leave a border out still keep the proportions.
-        assert_eq!(of(10, &[10, 10]), (1, [3, 3]));
-        assert!(grid(40, &[10, 224]).is_err());
+        assert_eq!(of(10, &[10, 10]), (1, vec![3, 3]));
+        // Patches of 4 x 5.
+        assert_eq!(of(17, &[16, 20]), (1, vec![4, 4]));
+        assert!(grid(43, &[10, 224]).is_err());
     }
 
     #[test]
     fn tokens_of_a_text_keep_their_places() {
-        let x = Tensor::<2>::zeros([1, 2], &Device::flex());
+        assert_eq!(extra::<2>(3, &Frame::plain(&[1, 2])).unwrap(), 1);
         let values = Tensor::<2>::from_floats([[9.0, 1.0, 2.0]], &Device::flex());
-        let map = to_input(values.clone(), &x).unwrap();
+        let frame = Frame::plain(&[1, 2]);
+        let map: Tensor<2> = to_input(values.clone(), &frame).unwrap();
         assert_eq!(map.try_into_vec_as::<f32>().unwrap(), [1.0, 2.0]);
-        assert!(to_input(values.narrow(1, 0, 1), &x).is_err());
+        assert!(to_input::<2>(values.narrow(1, 0, 1), &frame).is_err());
     }
 }

@@ -6,8 +6,9 @@ use crate::{
     baseline::Baseline,
     error::Error,
     method::Method,
-    methods::{IntegratedGradients, Rule},
+    methods::IntegratedGradients,
     model::Model,
+    quadrature::Quadrature,
     recipe::{Recipe, Registered},
     run::Run,
     segment::{
@@ -28,7 +29,7 @@ use crate::{
 /// The defaults are those of PAIR's `saliency`: integrated gradients (mean of 100 even steps)
 /// averaged over the baselines of the picture's least and greatest value, and regions of
 /// [`Felzenszwalb`]'s segmentation at six scales. Any method may stand in for integrated
-/// gradients.
+/// gradients. `xrai-fast` ranks the regions once.
 ///
 /// ```
 /// use burn::tensor::{Device, Tensor};
@@ -87,7 +88,7 @@ impl Default for Xrai {
     fn default() -> Self {
         let integrated = IntegratedGradients::new()
             .baselines([Baseline::Minimum, Baseline::Maximum])
-            .rule(Rule::EvenPair)
+            .rule(Quadrature::EvenPair)
             .steps(100);
         Xrai {
             of: Box::new(Recipe::IntegratedGradients(integrated)),

@@ -174,7 +174,7 @@ fn multipliers_tend_to_the_gradient_as_the_baseline_nears_the_input() {
             .baseline(Baseline::Values {
                 values: near.clone(),
             })
-            .times_input(false);
+            .multiply_by_inputs(false);
         let got = lift.explain(&graph, x.clone(), 1).unwrap().values;
         let error = crate::methods::testing::relative_error(got, want);
         assert!(error < 1e-3, "{name}: {error:e}");
@@ -239,7 +239,9 @@ fn a_hidden_layer_has_the_multipliers_of_the_paper() {
     let m = (slope * column).matmul(parts.first.weight.val().transpose());
     let map = DeepLift::new().explain(&graph, x.clone(), 4).unwrap();
     assert_close(map.values, m.clone() * x.clone(), 1e-5);
-    let map = DeepLift::new().times_input(false).explain(&graph, x, 4);
+    let map = DeepLift::new()
+        .multiply_by_inputs(false)
+        .explain(&graph, x, 4);
     assert_close(map.unwrap().values, m, 1e-5);
 }
 

@@ -15,11 +15,12 @@ pub use rules::LrpRule;
 use crate::{
     attribution::{Evaluations, Evidence, Outcome},
     error::Error,
-    graph::{self, Graph, Rule},
+    graph::{self, Graph, NodeId, Rule, Value},
     method::Method,
+    methods::layer_map::flat,
     model::Model,
     recipe::{Recipe, Registered},
-    run::{Run, Stage, guarded, join},
+    run::{Run, Stage, guarded},
     target::Goal,
 };
 
@@ -249,28 +250,55 @@ impl<const D: usize> Method<D> for Lrp {
         run: &Run,
     ) -> Result<Outcome<D>, Error> {
         self.check()?;
-        let graph = graph::inside(model, "lrp")?.folded();
-        let plan = Plan::new(self, &graph)?;
-        propagate(&graph, &plan, input, goal, run, |goal, outputs| {
+        let graph = graph::inside(model, "lrp")?.folded_once();
+        let (values, delta) = self.relevance(graph, graph.input(), input, goal, run)?;
+        Ok(conserved(values.tensor(), delta))
+    }
+}
+
+impl Lrp {
+    /// The relevance of the values of a node of a folded graph, and what is missing of the score.
+    pub(super) fn relevance<const D: usize>(
+        &self,
+        graph: &Graph,
+        node: NodeId,
+        input: &Tensor<D>,
+        goal: &Goal,
+        run: &Run,
+    ) -> Result<(Value, Vec<f64>), Error> {
+        let plan = Plan::new(self, graph)?;
+        propagate((graph, node), &plan, input, goal, run, |goal, outputs| {
             let scores = goal.scores(outputs.clone())?;
             Ok((goal.seed(&outputs)? * outputs, scores))
         })
     }
 }
 
-/// What arrives at the input, and what is missing of it. `start` says from the outputs what
+/// Relevance with what is missing of it.
+pub(super) fn conserved<const D: usize>(values: Tensor<D>, delta: Vec<f64>) -> Outcome<D> {
+    Outcome {
+        values,
+        evidence: Evidence {
+            delta: Some(delta),
+            ..Evidence::default()
+        },
+    }
+}
+
+/// What arrives at a node, and what is missing of it. `start` says from the outputs what
 /// starts there, and what the values of each row should add up to.
 pub(super) fn propagate<const D: usize>(
-    graph: &Graph,
+    (graph, node): (&Graph, NodeId),
     rule: &dyn Rule,
     input: &Tensor<D>,
     goal: &Goal,
     run: &Run,
     start: impl Fn(&Goal, Tensor<2>) -> Result<(Tensor<2>, Tensor<1>), Error>,
-) -> Result<Outcome<D>, Error> {
+) -> Result<(Value, Vec<f64>), Error> {
     let mut parts = Vec::new();
     let mut delta = Vec::new();
-    let total = input.dims()[0];
+    // A rule of a layer has several products of it at once, each as large as its output.
+    let (total, run) = (input.dims()[0], &run.holding(2));
     run.batches(Stage::Attributing, total, run.rows(input), |range| {
         let x = input.clone().narrow(0, range.start, range.len());
         run.count(Evaluations {
@@ -283,25 +311,19 @@ pub(super) fn propagate<const D: usize>(
         let (start, whole) = start(&goal, outputs.clone().tensor())?;
         let arrived = guarded(&input.dims(), || {
             let seeds = vec![(graph.output(), start.into())];
-            graph.backward(&all, seeds, rule, &[graph.input()])
+            graph.backward(&all, seeds, rule, &[node])
         })??;
         let values = arrived.into_iter().next().flatten();
-        let values = values.ok_or(Error::NotDifferentiable)?.tensor::<D>();
-        delta.extend(missing(values.clone(), whole)?);
+        let values = values.ok_or(Error::NotDifferentiable)?;
+        delta.extend(missing(flat(&values, range.len()), whole)?);
         parts.push(values);
         Ok(())
     })?;
-    Ok(Outcome {
-        values: join(parts),
-        evidence: Evidence {
-            delta: Some(delta),
-            ..Evidence::default()
-        },
-    })
+    Ok((Value::cat(parts, 0), delta))
 }
 
 /// The sum of each row's values minus what it should be.
-fn missing<const D: usize>(values: Tensor<D>, whole: Tensor<1>) -> Result<Vec<f64>, Error> {
+fn missing(values: Tensor<2>, whole: Tensor<1>) -> Result<Vec<f64>, Error> {
     let values = values.try_into_vec_as::<f64>().map_err(Error::device)?;
     let whole = whole.try_into_vec_as::<f64>().map_err(Error::device)?;
     let row = values.len() / whole.len();
