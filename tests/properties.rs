@@ -65,12 +65,12 @@ impl Failures {
     /// Relative to `want`, or to `scale` where that is larger.
     fn close(&mut self, what: &str, got: &[f64], want: &[f64], (tolerance, scale): (f64, f64)) {
         if got.len() != want.len() {
-            self.0.push(format!("{what}: {} values, not {}", got.len(), want.len()));
+            self.0
+                .push(format!("{what}: {} values, not {}", got.len(), want.len()));
             return;
         }
-        let norm = |values: &mut dyn Iterator<Item = f64>| {
-            values.map(|v| v * v).sum::<f64>().sqrt()
-        };
+        let norm =
+            |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
         let apart = norm(&mut got.iter().zip(want).map(|(g, w)| g - w));
         let size = norm(&mut want.iter().copied()).max(scale);
         self.check(apart <= tolerance * size, || {
@@ -206,24 +206,34 @@ fn channel(values: &[f64], channels: usize, channel: usize) -> Vec<f64> {
 
 fn check_dummies<const D: usize>(case: &Case<D>, failures: &mut Failures) {
     let channels = case.x.dims()[1];
-    for_methods(case, failures, on_inputs(Axiom::Dummy, D), |recipe, _, failures| {
-        let values = values(case, recipe, 1)?;
-        let ignored = channel(&values, channels, channels - 1);
-        let zeros = vec![0.0; ignored.len()];
-        let size = values.iter().map(|v| v * v).sum::<f64>().sqrt().max(FLOOR);
-        failures.close("what is not looked at", &ignored, &zeros, (1e-9, size));
-        Ok(())
-    });
+    for_methods(
+        case,
+        failures,
+        on_inputs(Axiom::Dummy, D),
+        |recipe, _, failures| {
+            let values = values(case, recipe, 1)?;
+            let ignored = channel(&values, channels, channels - 1);
+            let zeros = vec![0.0; ignored.len()];
+            let size = values.iter().map(|v| v * v).sum::<f64>().sqrt().max(FLOOR);
+            failures.close("what is not looked at", &ignored, &zeros, (1e-9, size));
+            Ok(())
+        },
+    );
 }
 
 fn check_symmetry<const D: usize>(case: &Case<D>, failures: &mut Failures) {
     let channels = case.x.dims()[1];
-    for_methods(case, failures, on_inputs(Axiom::Symmetric, D), |recipe, _, failures| {
-        let values = values(case, recipe, 1)?;
-        let [first, second] = [0, 1].map(|i| channel(&values, channels, i));
-        failures.close("the second of two alike", &second, &first, ROUNDING);
-        Ok(())
-    });
+    for_methods(
+        case,
+        failures,
+        on_inputs(Axiom::Symmetric, D),
+        |recipe, _, failures| {
+            let values = values(case, recipe, 1)?;
+            let [first, second] = [0, 1].map(|i| channel(&values, channels, i));
+            failures.close("the second of two alike", &second, &first, ROUNDING);
+            Ok(())
+        },
+    );
 }
 
 #[test]
@@ -267,27 +277,35 @@ fn values_of_a_sum_of_scores_are_the_sum_of_their_values() {
 
 /// However the rows are split into batches, and whatever other rows there are.
 fn check_splits<const D: usize>(case: &Case<D>, failures: &mut Failures) {
-    for_methods(case, failures, |_, _| true, |recipe, name, failures| {
-        let whole = explain(case, recipe, Target::Predicted)?;
-        let wanted = host(whole.values.clone());
-        for rows in [1, 2] {
-            let run = Run::new().batch_size(BatchSize::Rows(rows));
-            let x = case.x.clone();
-            let split = recipe.explain_with(&case.graph, x, &Target::Predicted, &run)?;
-            let what = format!("in batches of {rows}");
-            failures.close(&what, &host(split.values), &wanted, ROUNDING);
-            failures.check(split.evaluations == whole.evaluations, || {
-                format!("{what}: {:?}, not {:?}", split.evaluations, whole.evaluations)
-            });
-        }
-        if !axioms(name).contains(&Axiom::Together) {
-            let x = case.x.clone().narrow(0, 1, 1);
-            let alone = recipe.explain(&case.graph, x, Target::Predicted)?;
-            let wanted = host(whole.values.narrow(0, 1, 1));
-            failures.close("a row alone", &host(alone.values), &wanted, ROUNDING);
-        }
-        Ok(())
-    });
+    for_methods(
+        case,
+        failures,
+        |_, _| true,
+        |recipe, name, failures| {
+            let whole = explain(case, recipe, Target::Predicted)?;
+            let wanted = host(whole.values.clone());
+            for rows in [1, 2] {
+                let run = Run::new().batch_size(BatchSize::Rows(rows));
+                let x = case.x.clone();
+                let split = recipe.explain_with(&case.graph, x, &Target::Predicted, &run)?;
+                let what = format!("in batches of {rows}");
+                failures.close(&what, &host(split.values), &wanted, ROUNDING);
+                failures.check(split.evaluations == whole.evaluations, || {
+                    format!(
+                        "{what}: {:?}, not {:?}",
+                        split.evaluations, whole.evaluations
+                    )
+                });
+            }
+            if !axioms(name).contains(&Axiom::Together) {
+                let x = case.x.clone().narrow(0, 1, 1);
+                let alone = recipe.explain(&case.graph, x, Target::Predicted)?;
+                let wanted = host(whole.values.narrow(0, 1, 1));
+                failures.close("a row alone", &host(alone.values), &wanted, ROUNDING);
+            }
+            Ok(())
+        },
+    );
 }
 
 #[test]
@@ -304,7 +322,13 @@ fn check_folding<const D: usize>(case: &Case<D>, failures: &mut Failures) {
         x: case.x.clone(),
         spec: case.spec.clone(),
     };
-    let norms = |case: &Case<D>| case.graph.layers().iter().filter(|l| l.op == "batch_norm").count();
+    let norms = |case: &Case<D>| {
+        case.graph
+            .layers()
+            .iter()
+            .filter(|l| l.op == "batch_norm")
+            .count()
+    };
     failures.check(norms(case) > 0 && norms(&folded) == 0, || {
         format!("{} of {} BatchNorms are left", norms(&folded), norms(case))
     });
@@ -379,7 +403,9 @@ fn lrp_tends_to_input_times_gradient() {
         };
         let size = wanted.iter().map(|w| w * w).sum::<f64>().sqrt();
         let distances = [1e-2, 1e-5, 1e-8, 1e-11].map(apart);
-        let falls = distances.windows(2).all(|pair| pair[1] <= pair[0].max(1e-9 * size));
+        let falls = distances
+            .windows(2)
+            .all(|pair| pair[1] <= pair[0].max(1e-9 * size));
         failures.check(falls && distances[3] <= 1e-6 * size.max(FLOOR), || {
             format!("{distances:?} of {size}, {spec:?}")
         });
@@ -391,7 +417,12 @@ fn compare(failures: &mut Failures, what: &str, want: Want, got: &Attribution<2>
     match want {
         Want::Values(want, tolerance) => failures.close(what, &values, &want, (tolerance, 1e-3)),
         Want::Sampled(want) => {
-            let errors = got.evidence.standard_error.clone().map(host).unwrap_or_default();
+            let errors = got
+                .evidence
+                .standard_error
+                .clone()
+                .map(host)
+                .unwrap_or_default();
             for ((value, want), error) in values.iter().zip(want).zip(errors) {
                 failures.check((value - want).abs() <= 5.0 * error, || {
                     format!("{what}: {value} is not within five times {error} of {want}")
@@ -439,7 +470,9 @@ fn linear_tables_give_the_weights() {
         let model = linear::Table::new(seed);
         for (name, recipe) in methods(2) {
             let Some(want) = model.rows[0].want(name) else {
-                failures.0.push(format!("{name} has no closed form for tables"));
+                failures
+                    .0
+                    .push(format!("{name} has no closed form for tables"));
                 continue;
             };
             let recipe = for_linear_tables(name, recipe);
@@ -505,7 +538,11 @@ fn every_method_is_in_the_tables() {
             .iter()
             .any(|(channels, picture)| picture.want(info.name, *channels, &blurred).is_some());
         let known = table.rows[0].want(info.name).is_some() || on_picture;
-        assert!(known, "{}: say in properties/linear.rs what it gives", info.name);
+        assert!(
+            known,
+            "{}: say in properties/linear.rs what it gives",
+            info.name
+        );
     }
 }
 
@@ -553,7 +590,10 @@ fn attention_is_shared_out() {
     let net = seeded(ViT::new(&Device::flex()));
     let graph = Graph::trace(&net, |m, x| m.forward(x), &x).unwrap();
     let (graph, x) = (graph.cast(DType::F64), x.cast(DType::F64));
-    for info in Recipe::METHODS.iter().filter(|info| info.family == Family::Attention) {
+    for info in Recipe::METHODS
+        .iter()
+        .filter(|info| info.family == Family::Attention)
+    {
         let name = info.name;
         let recipe = Recipe::named(name).unwrap();
         let explain = |graph: &Graph, x: Tensor<4>, rows: usize| {
@@ -564,14 +604,24 @@ fn attention_is_shared_out() {
         let whole = explain(&graph, x.clone(), 1000);
         let per_row = whole.len() / ROWS;
         assert!(whole.iter().all(|v| *v >= 0.0), "{name}");
-        assert!(whole.chunks(per_row).all(|row| row.iter().any(|v| *v > 0.0)), "{name}");
+        assert!(
+            whole
+                .chunks(per_row)
+                .all(|row| row.iter().any(|v| *v > 0.0)),
+            "{name}"
+        );
         let mut failures = Failures::default();
         for rows in [1, 2] {
             failures.close("split", &explain(&graph, x.clone(), rows), &whole, ROUNDING);
         }
         let alone = explain(&graph, x.clone().narrow(0, 1, 1), 1000);
         failures.close("alone", &alone, &whole[per_row..2 * per_row], ROUNDING);
-        failures.close("folded", &explain(&graph.folded(), x.clone(), 1000), &whole, ROUNDING);
+        failures.close(
+            "folded",
+            &explain(&graph.folded(), x.clone(), 1000),
+            &whole,
+            ROUNDING,
+        );
         assert!(failures.0.is_empty(), "{name}: {:?}", failures.0);
     }
 }

@@ -161,14 +161,8 @@ fn options_that_make_no_sense() {
         (&["--target", "top:13"], &["top:13", "12 classes"]),
         (&["--target", "top:many"], &["top:many"]),
         (&["--target", ""], &["predicted"]),
-        (
-            &["--samples", "5"],
-            &["gradient has no option \"samples\""],
-        ),
-        (
-            &[smooth[0], smooth[1], "--samples", "0"],
-            &["samples = 0"],
-        ),
+        (&["--samples", "5"], &["gradient has no option \"samples\""]),
+        (&[smooth[0], smooth[1], "--samples", "0"], &["samples = 0"]),
         (&["--samples", "many"], &["--samples", "many"]),
         (
             &[smooth[0], smooth[1], "--noise", "-1"],

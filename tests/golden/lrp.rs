@@ -70,11 +70,12 @@ fn assert_zennits<const D: usize>(
 
 #[test]
 fn lrp_on_a_residual_network_is_zennits() {
-    let trace = |dtype, x: &Tensor<4>| {
-        let net = small_resnet(Block::Basic, "small_resnet_basic", dtype);
-        Graph::trace(&net, |m, x| m.forward(x), x).unwrap()
-    };
-    assert_zennits("resnet", trace, "small_resnet_basic");
+    assert_zennits("resnet", resnet_graph, "small_resnet_basic");
+}
+
+pub fn resnet_graph(dtype: FloatDType, x: &Tensor<4>) -> Graph {
+    let net = small_resnet(Block::Basic, "small_resnet_basic", dtype);
+    Graph::trace(&net, |m, x| m.forward(x), x).unwrap()
 }
 
 fn dense(weights: &Reference, name: &str, dtype: FloatDType) -> Linear {
@@ -90,13 +91,14 @@ fn dense(weights: &Reference, name: &str, dtype: FloatDType) -> Linear {
 
 #[test]
 fn lrp_on_tables_is_zennits() {
-    let trace = |dtype, x: &Tensor<2>| {
-        let weights = Reference::golden("mlp.weights");
-        let layers = ["fc1", "fc2", "fc3"].map(|name| dense(&weights, name, dtype));
-        let forward = |m: &[Linear; 3], x| m[2].forward(tanh(m[1].forward(relu(m[0].forward(x)))));
-        Graph::trace(&layers, forward, x).unwrap()
-    };
-    assert_zennits("mlp", trace, "mlp");
+    assert_zennits("mlp", mlp_graph, "mlp");
+}
+
+pub fn mlp_graph(dtype: FloatDType, x: &Tensor<2>) -> Graph {
+    let weights = Reference::golden("mlp.weights");
+    let layers = ["fc1", "fc2", "fc3"].map(|name| dense(&weights, name, dtype));
+    let forward = |m: &[Linear; 3], x| m[2].forward(tanh(m[1].forward(relu(m[0].forward(x)))));
+    Graph::trace(&layers, forward, x).unwrap()
 }
 
 #[derive(Module, Debug)]
@@ -118,25 +120,25 @@ fn conv(weights: &Reference, name: &str, config: Conv1dConfig, dtype: FloatDType
 
 #[test]
 fn lrp_on_time_series_is_zennits() {
-    let trace = |dtype, x: &Tensor<3>| {
-        let weights = Reference::golden("series.weights");
-        let padded =
-            |config: Conv1dConfig, by| config.with_padding(PaddingConfig1d::Explicit(by, by));
-        let first = padded(Conv1dConfig::new(3, 8, 5), 2);
-        let second = padded(Conv1dConfig::new(8, 8, 3), 1)
-            .with_stride(2)
-            .with_dilation(2);
-        let net = Series {
-            conv1: conv(&weights, "conv1", first, dtype),
-            conv2: conv(&weights, "conv2", second, dtype),
-            fc: dense(&weights, "fc", dtype),
-        };
-        let forward = |m: &Series, x: Tensor<3>| {
-            let x = tanh(m.conv1.forward(x.swap_dims(1, 2)));
-            let x = relu(m.conv2.forward(x)).mean_dim(2).squeeze_dim::<2>(2);
-            m.fc.forward(x)
-        };
-        Graph::trace(&net, forward, x).unwrap()
+    assert_zennits("series", series_graph, "series");
+}
+
+pub fn series_graph(dtype: FloatDType, x: &Tensor<3>) -> Graph {
+    let weights = Reference::golden("series.weights");
+    let padded = |config: Conv1dConfig, by| config.with_padding(PaddingConfig1d::Explicit(by, by));
+    let first = padded(Conv1dConfig::new(3, 8, 5), 2);
+    let second = padded(Conv1dConfig::new(8, 8, 3), 1)
+        .with_stride(2)
+        .with_dilation(2);
+    let net = Series {
+        conv1: conv(&weights, "conv1", first, dtype),
+        conv2: conv(&weights, "conv2", second, dtype),
+        fc: dense(&weights, "fc", dtype),
     };
-    assert_zennits("series", trace, "series");
+    let forward = |m: &Series, x: Tensor<3>| {
+        let x = tanh(m.conv1.forward(x.swap_dims(1, 2)));
+        let x = relu(m.conv2.forward(x)).mean_dim(2).squeeze_dim::<2>(2);
+        m.fc.forward(x)
+    };
+    Graph::trace(&net, forward, x).unwrap()
 }

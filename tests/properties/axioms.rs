@@ -86,14 +86,9 @@ pub fn axioms(method: &str) -> &'static [Axiom] {
         "deeplift" | "deeplift-captum" | "deeplift-shap" | "deeplift-shap-captum" => {
             &[EXACT, Dummy, Symmetric, Additive, Homogeneous]
         }
-        "lrp-epsilon" | "lrp-captum" => &[
-            SCORE,
-            Dummy,
-            Symmetric,
-            Additive,
-            ReluGradient,
-            Homogeneous,
-        ],
+        "lrp-epsilon" | "lrp-captum" => {
+            &[SCORE, Dummy, Symmetric, Additive, ReluGradient, Homogeneous]
+        }
         "lrp" | "lrp-gamma" => &[SCORE, Dummy, Symmetric, Additive],
         // Where nothing adds to a unit, these rules have nobody to give its relevance to.
         "lrp-epsilon-plus"

@@ -94,12 +94,16 @@ impl Table {
         let graph = Graph::trace(&layer.valid(), |m: &Linear, x| m.forward(x), &example).unwrap();
         // The weights as they are in f32.
         let exact = |v: &f64| f64::from(*v as f32);
-        let (w, other): (Vec<f64>, Vec<f64>) =
-            (w.iter().map(exact).collect(), other.iter().map(exact).collect());
+        let (w, other): (Vec<f64>, Vec<f64>) = (
+            w.iter().map(exact).collect(),
+            other.iter().map(exact).collect(),
+        );
         let rows = (0..2)
             .map(|r| {
                 let by = |w: &[f64]| w.iter().zip(&x[r]).map(|(w, x)| w * x).collect::<Vec<_>>();
-                let swapped = (0..COLUMNS).map(|i| w[i] * (x[r][i] - x[1 - r][i])).collect();
+                let swapped = (0..COLUMNS)
+                    .map(|i| w[i] * (x[r][i] - x[1 - r][i]))
+                    .collect();
                 Row {
                     c: by(&w),
                     other: by(&other),
@@ -178,14 +182,15 @@ impl Row {
             "idgi" => exact(self.shared(f - self.bias, 0.0, |i| self.w[i] * self.w[i])),
 
             // One dense layer, which is the first one too.
-            "lrp" | "lrp-epsilon" | "lrp-captum" | "lrp-epsilon-plus"
+            "lrp"
+            | "lrp-epsilon"
+            | "lrp-captum"
+            | "lrp-epsilon-plus"
             | "lrp-epsilon-alpha2-beta1" => close(self.c.clone()),
             "lrp-epsilon-plus-flat" | "lrp-epsilon-alpha2-beta1-flat" => {
                 close(self.shared(f, 0.0, |_| 1.0))
             }
-            "lrp-w2" => {
-                close(self.shared(f, self.bias * self.bias, |i| self.w[i] * self.w[i]))
-            }
+            "lrp-w2" => close(self.shared(f, self.bias * self.bias, |i| self.w[i] * self.w[i])),
             "lrp-gamma" => {
                 let favoured = |v: f64| if f > 0.0 { plus(v) } else { minus(v) };
                 let gained = |v: f64| v + 0.25 * favoured(v);
@@ -211,9 +216,12 @@ impl Row {
                 close(positive.iter().zip(negative).map(|(p, n)| p - n).collect())
             }
             // The bias has no place, so it is spread.
-            "full-grad-signed" => {
-                exact(self.c.iter().map(|c| c + self.bias / COLUMNS as f64).collect())
-            }
+            "full-grad-signed" => exact(
+                self.c
+                    .iter()
+                    .map(|c| c + self.bias / COLUMNS as f64)
+                    .collect(),
+            ),
             "full-grad" | "full-grad-per-channel" => close(scaled(&self.c)),
 
             // E f(x m) m_u / p, with each value there with probability 1/2.
@@ -327,9 +335,7 @@ impl Picture {
                 layer.weight = Param::from_tensor(weight);
                 layer
             },
-            places: Param::from_tensor(
-                f64s(&places, [1, LAYER, HEIGHT, WIDE]).cast(DType::F32),
-            ),
+            places: Param::from_tensor(f64s(&places, [1, LAYER, HEIGHT, WIDE]).cast(DType::F32)),
             head: {
                 let mut layer = LinearConfig::new(LAYER, 2).init(&device);
                 layer.weight = Param::from_tensor(f64s(&head, [LAYER, 2]).cast(DType::F32));
@@ -407,7 +413,12 @@ impl Picture {
             "blur-ig" => close(times(&|ch, p| self.w[ch][p] * blurred[ch * PLACES + p])),
             "xrai" => close(
                 (0..PLACES)
-                    .map(|p| self.c.iter().map(|c| c[p]).fold(f64::NEG_INFINITY, f64::max))
+                    .map(|p| {
+                        self.c
+                            .iter()
+                            .map(|c| c[p])
+                            .fold(f64::NEG_INFINITY, f64::max)
+                    })
                     .collect(),
             ),
             "guided-grad-cam" | "guided-grad-cam-nearest" => {
@@ -456,7 +467,10 @@ impl Picture {
                     _ => sums[0] / PLACES as f64,
                 };
                 let mut map: Vec<f64> = self.a[0].iter().map(|a| length * (a - mean)).collect();
-                let largest = map.iter().copied().max_by(|a, b| a.abs().total_cmp(&b.abs()));
+                let largest = map
+                    .iter()
+                    .copied()
+                    .max_by(|a, b| a.abs().total_cmp(&b.abs()));
                 if largest.is_some_and(|v| v < 0.0) {
                     map.iter_mut().for_each(|v| *v = -*v);
                 }
@@ -468,7 +482,9 @@ impl Picture {
             }
             "ablation-cam" => {
                 let f = self.score();
-                close(positive(self.weighted([0, 1].map(|k| self.g[k] * sums[k] / f))))
+                close(positive(
+                    self.weighted([0, 1].map(|k| self.g[k] * sums[k] / f)),
+                ))
             }
 
             "layer-activation" => close(self.weighted([1.0; LAYER])),
@@ -490,7 +506,9 @@ impl Picture {
                     _ => self.g[0] * (1.0 - 1.0 / STEPS as f64),
                 };
                 let x: Vec<f64> = self.x.clone().try_into_vec_as().unwrap();
-                close(times(&|ch, p| factor * self.neuron[ch][p] * x[ch * PLACES + p]))
+                close(times(&|ch, p| {
+                    factor * self.neuron[ch][p] * x[ch * PLACES + p]
+                }))
             }
             _ => None,
         }
