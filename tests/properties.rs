@@ -6,6 +6,7 @@
 
 mod axioms;
 mod linear;
+mod memory;
 mod nets;
 
 use std::fmt::Debug;

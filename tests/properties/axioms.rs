@@ -214,7 +214,9 @@ fn tuned(name: &str, rank: usize) -> Recipe {
     };
     let few = match name {
         // Fewer would not take every set of a table's columns once.
-        "kernel-shap" | "lime" | "lime-captum" | "shapley" => None,
+        "kernel-shap" | "lime" | "lime-captum" | "shapley" if rank == 2 => None,
+        "kernel-shap" | "lime" | "lime-captum" => Some(150),
+        "shapley" | "shapley-sampling" => Some(2),
         "rise" | "rise-xplique" | "hsic" | "hsic-xplique" => Some(64),
         "sobol" | "sobol-xplique" | "sobol-first-order" => Some(16),
         _ => Some(6),
@@ -231,6 +233,7 @@ fn tuned(name: &str, rank: usize) -> Recipe {
 /// The method as its sum is promised: enough steps, nothing lost to biases and stabilisers.
 pub fn for_sums(recipe: Recipe) -> Recipe {
     let recipe = with(recipe, "steps", json!(200));
+    let recipe = with(recipe, "max_sigma", json!(3.0));
     if matches!(recipe, Recipe::Lrp(_)) {
         let recipe = recipe.with("bias", "ignored").unwrap();
         return unstabilised(recipe);

@@ -222,7 +222,7 @@ impl Row {
                     .map(|c| c + self.bias / COLUMNS as f64)
                     .collect(),
             ),
-            "full-grad" | "full-grad-per-channel" => close(scaled(&self.c)),
+            "full-grad" | "full-grad-per-channel" => close(scaled(&self.c, 1e-6)),
 
             // E f(x m) m_u / p, with each value there with probability 1/2.
             "rise" | "rise-xplique" => {
@@ -254,12 +254,15 @@ impl Row {
 
 pub const MASK_COST: f64 = 0.1;
 
-/// |values| from 0 to 1.
-fn scaled(values: &[f64]) -> Vec<f64> {
+/// |values| from 0 to 1, but for the method's epsilon.
+fn scaled(values: &[f64], epsilon: f64) -> Vec<f64> {
     let sizes: Vec<f64> = values.iter().map(|v| v.abs()).collect();
     let least = sizes.iter().copied().fold(f64::INFINITY, f64::min);
     let most = sizes.iter().copied().fold(0.0, f64::max);
-    sizes.iter().map(|v| (v - least) / (most - least)).collect()
+    sizes
+        .iter()
+        .map(|v| (v - least) / (most - least + epsilon))
+        .collect()
 }
 
 /// Whether the channels of the layer are multiples of each other.
@@ -429,11 +432,11 @@ impl Picture {
                 close(contributions.iter().map(|c| c + spread).collect())
             }
             "full-grad" => {
-                let all = scaled(&self.c.concat());
+                let all = scaled(&self.c.concat(), 1e-6);
                 close((0..PLACES).map(|p| all[p] + all[PLACES + p]).collect())
             }
             "full-grad-per-channel" => {
-                let [first, second] = self.c.each_ref().map(|c| scaled(c));
+                let [first, second] = self.c.each_ref().map(|c| scaled(c, 1e-7));
                 close(first.iter().zip(second).map(|(a, b)| a + b).collect())
             }
 
