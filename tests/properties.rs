@@ -24,7 +24,7 @@ use serde_json::json;
 use crate::golden::host;
 use axioms::{Axiom, Precision, Whole, axioms, for_sums, keeps_sums, methods, unstabilised, with};
 use linear::{Channels, Want};
-use nets::{Act, Biases, Case, Inputs, ROWS, Spec, picture, specs, table};
+use nets::{Act, Biases, Case, Inputs, ROWS, Spec, picture, series, specs, table};
 
 /// Runs `test` on some random values, and more where `PROPTEST_CASES` says so.
 fn on_random<S: Strategy>(strategy: S, cases: u32, test: impl Fn(S::Value, &mut Failures))
@@ -187,6 +187,7 @@ fn check_sums<const D: usize>(case: &Case<D>, failures: &mut Failures) {
 fn values_add_up() {
     on_random(specs(), 6, |spec, failures| {
         check_sums(&table(&spec), failures);
+        check_sums(&series(&spec), failures);
         check_sums(&picture(&spec), failures);
     });
 }
@@ -272,6 +273,7 @@ fn check_additivity<const D: usize>(case: &Case<D>, failures: &mut Failures) {
 fn values_of_a_sum_of_scores_are_the_sum_of_their_values() {
     on_random(specs(), 4, |spec, failures| {
         check_additivity(&table(&spec), failures);
+        check_additivity(&series(&spec), failures);
         check_additivity(&picture(&spec), failures);
     });
 }
@@ -313,6 +315,7 @@ fn check_splits<const D: usize>(case: &Case<D>, failures: &mut Failures) {
 fn batches_and_other_rows_change_nothing() {
     on_random(specs(), 3, |spec, failures| {
         check_splits(&table(&spec), failures);
+        check_splits(&series(&spec), failures);
         check_splits(&picture(&spec), failures);
     });
 }
@@ -346,6 +349,7 @@ fn folding_changes_nothing() {
     let with_norms = specs().prop_map(|spec| Spec { norm: true, ..spec });
     on_random(with_norms, 3, |spec, failures| {
         check_folding(&table(&spec), failures);
+        check_folding(&series(&spec), failures);
         check_folding(&picture(&spec), failures);
     });
 }
@@ -372,12 +376,14 @@ fn on_relu_networks_some_methods_are_input_times_gradient() {
     });
     on_random(relus, 8, |spec, failures| {
         check_input_x_gradient(Axiom::ReluGradient, &table(&spec), failures);
+        check_input_x_gradient(Axiom::ReluGradient, &series(&spec), failures);
         check_input_x_gradient(Axiom::ReluGradient, &picture(&spec), failures);
         let spec = Spec {
             biases: Biases::None,
             ..spec
         };
         check_input_x_gradient(Axiom::Homogeneous, &table(&spec), failures);
+        check_input_x_gradient(Axiom::Homogeneous, &series(&spec), failures);
         check_input_x_gradient(Axiom::Homogeneous, &picture(&spec), failures);
     });
 }

@@ -171,6 +171,15 @@ pub fn takes_tables(method: &str) -> bool {
     }
 }
 
+fn takes(method: &str, rank: usize) -> bool {
+    match rank {
+        2 => takes_tables(method),
+        // Regions are those of pictures.
+        3 => method != "xrai",
+        _ => true,
+    }
+}
+
 /// The method with an option, where it has it.
 pub fn with(recipe: Recipe, option: &str, value: serde_json::Value) -> Recipe {
     match recipe.options().contains_key(option) {
@@ -184,7 +193,7 @@ pub fn methods(rank: usize) -> Vec<(&'static str, Recipe)> {
     Recipe::METHODS
         .iter()
         .filter(|info| info.family != Family::Attention)
-        .filter(|info| rank > 2 || takes_tables(info.name))
+        .filter(|info| takes(info.name, rank))
         .map(|info| (info.name, tuned(info.name, rank)))
         .collect()
 }

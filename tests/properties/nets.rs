@@ -3,9 +3,9 @@
 use burn::{
     module::{Module, Param, RunningState},
     nn::{
-        BatchNorm, BatchNormConfig, Linear, LinearConfig, PaddingConfig2d,
-        conv::{Conv2d, Conv2dConfig},
-        pool::{AvgPool2dConfig, MaxPool2dConfig},
+        BatchNorm, BatchNormConfig, Linear, LinearConfig, PaddingConfig1d, PaddingConfig2d,
+        conv::{Conv1d, Conv1dConfig, Conv2d, Conv2dConfig},
+        pool::{AvgPool1dConfig, AvgPool2dConfig, MaxPool1dConfig, MaxPool2dConfig},
     },
     tensor::{
         DType, Device, Tensor, TensorData,
@@ -16,8 +16,10 @@ use proptest::prelude::*;
 use saliency_core::{Graph, noise::standard_normal};
 
 pub const ROWS: usize = 3;
-/// Columns of the tables, values of the pictures.
+/// Columns of the tables; steps and features of the series; channels, height and width of the
+/// pictures.
 pub const COLUMNS: usize = 5;
+pub const SERIES: [usize; 2] = [6, 3];
 pub const PICTURE: [usize; 3] = [3, 5, 4];
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -151,6 +153,18 @@ impl Draw {
         layer
     }
 
+    fn conv1d(&mut self, from: usize, to: usize, biases: Biases) -> Conv1d {
+        let device = Device::flex();
+        let with_bias = biases == Biases::Random;
+        let mut layer = Conv1dConfig::new(from, to, 3)
+            .with_padding(PaddingConfig1d::Explicit(1, 1))
+            .with_bias(with_bias)
+            .init(&device);
+        layer.weight = self.param([to, from, 3], 1.3 / (3.0 * from as f64).sqrt());
+        layer.bias = with_bias.then(|| self.param([to], 0.3));
+        layer
+    }
+
     fn norm(&mut self, channels: usize, biases: Biases) -> BatchNorm {
         let device = Device::flex();
         let shift = if biases == Biases::Random { 0.4 } else { 0.0 };
@@ -208,6 +222,58 @@ pub fn table(spec: &Spec) -> Case<2> {
             spec.act.of(if spec.residual { y + x } else { y })
         });
         net.head.forward(x)
+    };
+    let graph = Graph::trace(&net.valid(), forward, &x).unwrap();
+    case(spec, graph, x)
+}
+
+#[derive(Module, Debug)]
+struct Temporal {
+    first: Conv1d,
+    norm: Option<BatchNorm>,
+    blocks: Vec<Conv1d>,
+    head: Linear,
+}
+
+/// Convolutions over the steps of series `[rows, SERIES]`.
+pub fn series(spec: &Spec) -> Case<3> {
+    let mut draw = Draw {
+        seed: spec.seed,
+        next: 0,
+    };
+    let Spec {
+        width,
+        blocks,
+        biases,
+        ..
+    } = *spec;
+    let [steps, features] = SERIES;
+    let net = Temporal {
+        first: draw.conv1d(features, width, biases),
+        norm: spec.norm.then(|| draw.norm(width, biases)),
+        blocks: (0..blocks)
+            .map(|_| draw.conv1d(width, width, biases))
+            .collect(),
+        head: draw.linear(width, 3, biases),
+    };
+    let x: Tensor<3> = draw.tensor([ROWS, steps, features], 1.0);
+    let forward = |net: &Temporal, x: Tensor<3>| {
+        let x = net.first.forward(x.swap_dims(1, 2));
+        let x = match &net.norm {
+            Some(norm) => norm.forward(x),
+            None => x,
+        };
+        let x = spec.act.of(x);
+        let x = match spec.pool {
+            Pool::None => x,
+            Pool::Max => MaxPool1dConfig::new(2).init().forward(x),
+            Pool::Average => AvgPool1dConfig::new(2).init().forward(x),
+        };
+        let x = (0..blocks).fold(x, |x, i| {
+            let y = net.blocks[if spec.reused { 0 } else { i }].forward(x.clone());
+            spec.act.of(if spec.residual { y + x } else { y })
+        });
+        net.head.forward(x.mean_dim(2).squeeze_dim::<2>(2))
     };
     let graph = Graph::trace(&net.valid(), forward, &x).unwrap();
     case(spec, graph, x)

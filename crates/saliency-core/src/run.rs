@@ -278,8 +278,8 @@ impl<'a> Run<'a> {
     }
 
     /// Runs `work` over `0..total` in batches, reporting progress after each. A batch that
-    /// the device has no memory for is done again in halves, and so are those after it:
-    /// `work` must have no lasting effect where it fails.
+    /// the device has no memory for (an error, or a panic that says so) is done again in
+    /// halves, and so are those after it: `work` must have no lasting effect where it fails.
     ///
     /// ```
     /// use saliency_core::{Error, Run, Stage};
@@ -308,7 +308,9 @@ impl<'a> Run<'a> {
         let mut start = 0;
         while start < total {
             let end = (start + batch).min(total);
-            match work(start..end) {
+            // Not only the model needs memory: copies, masks and sums do, too.
+            let outcome = guarded(&[end - start], || work(start..end));
+            match outcome.and_then(|done| done) {
                 Err(Error::OutOfMemory { .. }) if end - start > 1 => {
                     batch = (end - start) / 2;
                     continue;
