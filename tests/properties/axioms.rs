@@ -3,7 +3,7 @@
 use saliency_core::{Family, Recipe};
 use serde_json::json;
 
-use super::nets::{Biases, Spec};
+use super::nets::{Act, Biases, Spec};
 
 /// A promise about values on any network of `nets`.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -263,9 +263,12 @@ pub fn unstabilised(recipe: Recipe) -> Recipe {
     recipe
 }
 
-/// The networks on which a promised sum can be kept: LRP loses what arrives where all inputs
-/// of a layer are zero, as behind dead ReLUs.
-pub fn keeps_sums(recipe: &Recipe, spec: &Spec) -> bool {
-    let dead = spec.act == super::nets::Act::Relu;
-    !(matches!(recipe, Recipe::Lrp(_)) && dead && spec.biases == Biases::Random)
+/// Whether a promised sum can be kept on a network: LRP loses what arrives where all inputs of
+/// a layer are zero, as behind dead ReLUs, and Captum's rules leave GELU its derivative.
+pub fn keeps_sums(method: &str, spec: &Spec) -> bool {
+    let dead = spec.act == Act::Relu && spec.biases == Biases::Random;
+    match method {
+        "deeplift-captum" | "deeplift-shap-captum" => spec.act != Act::Gelu,
+        _ => !(method.starts_with("lrp") && dead),
+    }
 }

@@ -21,7 +21,8 @@ pub enum Want {
 }
 
 pub fn f64s<const D: usize>(values: &[f64], shape: [usize; D]) -> Tensor<D> {
-    Tensor::from_data(TensorData::new(values.to_vec(), shape), &Device::flex())
+    let data = TensorData::new(values.to_vec(), shape);
+    Tensor::from_data(data, (&Device::flex(), DType::F64))
 }
 
 fn plus(v: f64) -> f64 {

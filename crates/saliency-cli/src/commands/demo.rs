@@ -88,12 +88,12 @@ pub fn run(args: &Demo) -> Result<(), Error> {
         let attribution = match recipe.explain_with(loaded.model(), input.clone(), &target, &run) {
             Ok(attribution) => attribution,
             Err(error) if is_for_others(&error, scenes.len()) => {
-                LeftOut::add(&mut left_out, name, &error);
+                LeftOut::add(&mut left_out, &name, &error);
                 continue;
             }
             Err(error) => {
                 return Err(Error::Method {
-                    method: name,
+                    method: name.clone(),
                     error,
                 });
             }
@@ -158,12 +158,12 @@ struct LeftOut {
 }
 
 impl LeftOut {
-    fn add(all: &mut Vec<LeftOut>, method: String, error: &saliency_core::Error) {
+    fn add(all: &mut Vec<LeftOut>, method: &str, error: &saliency_core::Error) {
         let reason = error.to_string();
         match all.iter_mut().find(|known| known.reason == reason) {
-            Some(known) => known.methods.push(method),
+            Some(known) => known.methods.push(method.into()),
             None => all.push(LeftOut {
-                methods: vec![method],
+                methods: vec![method.into()],
                 reason,
             }),
         }
