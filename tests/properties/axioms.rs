@@ -243,11 +243,12 @@ fn tuned(name: &str, rank: usize) -> Recipe {
 pub fn for_sums(recipe: Recipe) -> Recipe {
     let recipe = with(recipe, "steps", json!(200));
     let recipe = with(recipe, "max_sigma", json!(3.0));
-    if matches!(recipe, Recipe::Lrp(_)) {
-        let recipe = recipe.with("bias", "ignored").unwrap();
-        return unstabilised(recipe);
+    match recipe {
+        Recipe::Lrp(_) => unstabilised(recipe.with("bias", "ignored").unwrap()),
+        // A few samples may all lie on one side of a kink and know nothing of their error.
+        Recipe::ExpectedGradients(_) => with(recipe, "samples", json!(400)),
+        other => other,
     }
-    recipe
 }
 
 /// LRP with denominators left where they are.
