@@ -35,7 +35,8 @@ where
     let config = Config {
         cases: asked.and_then(|n| n.parse().ok()).unwrap_or(cases),
         failure_persistence: None,
-        max_shrink_iters: 24,
+        // Each step is as slow as a case.
+        max_shrink_iters: 4,
         ..Config::default()
     };
     let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
@@ -293,7 +294,10 @@ fn check_splits<const D: usize>(case: &Case<D>, failures: &mut Failures) {
                 let split = recipe.explain_with(&case.graph, x, &Target::Predicted, &run)?;
                 let what = format!("in batches of {rows}");
                 failures.close(&what, &host(split.values), &wanted, ROUNDING);
-                failures.check(split.evaluations == whole.evaluations, || {
+                // Intervals of one batch share the gradients at their ends.
+                let same =
+                    split.evaluations == whole.evaluations || name.starts_with("layer-conductance");
+                failures.check(same, || {
                     format!(
                         "{what}: {:?}, not {:?}",
                         split.evaluations, whole.evaluations
