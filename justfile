@@ -48,6 +48,15 @@ bench *args: venv
     cargo build --release --workspace --bin saliency --example frozen {{features}}
     {{python}} tests/bench/bench.py --saliency target/release/saliency {{args}}
 
+# The input gradient by module, graph, folded graph and plan: a Markdown table (minutes)
+speed networks="resnet18,resnet50,squeezenet1_1" *rows="1":
+    cargo run --release --workspace --example speed {{features}} -- --markdown {{networks}} {{rows}}
+
+# Peak memory of the command within a budget: ResNet50, IG with 200 steps, SmoothGrad with 200 samples
+memory *args: venv
+    cargo build --release --workspace --bin saliency {{features}}
+    {{python}} tests/bench/memory.py --saliency target/release/saliency {{args}}
+
 # Pictures and measured scores of all methods for the guide (24 scenes; minutes)
 pictures:
     cargo run --release --bin saliency {{features}} -- demo --scenes 24 --out target/pictures --device cpu
@@ -69,6 +78,7 @@ reference: venv
     {{python}} tests/reference/masks.py
     {{python}} tests/reference/deeplift.py
     {{python}} tests/reference/lrp.py
+    {{python}} tests/reference/definitions.py
     {{python}} tests/reference/layers.py
     {{python}} tests/reference/colormaps.py
     {{python}} tests/reference/preprocess.py

@@ -7,6 +7,7 @@ mod ablation;
 mod cams;
 #[path = "golden/deeplift.rs"]
 mod deeplift;
+mod definitions;
 mod layers;
 #[path = "golden/lrp.rs"]
 mod lrp;

@@ -1,7 +1,7 @@
 //! The traced graph of many kinds of networks beside the network itself: outputs, gradients,
 //! batch sizes, folding, devices.
 
-mod nets;
+pub mod nets;
 
 use burn::{
     module::Module,

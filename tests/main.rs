@@ -5,5 +5,6 @@ mod frozen;
 mod golden;
 mod graph;
 mod parity;
+mod properties;
 mod real_weights;
 mod resnet50;

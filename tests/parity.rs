@@ -22,6 +22,8 @@ use saliency_models::{
     weights,
 };
 
+use crate::graph::nets::{ViT, seeded};
+
 const TOLERANCE: f64 = 1e-4;
 
 /// Says something even when the test harness captures output.
@@ -80,19 +82,23 @@ fn assert_close<const D: usize>(what: &str, got: Tensor<D>, want: Tensor<D>, tol
     assert!(error < tolerance, "{what}: {error:.1e}");
 }
 
-/// Every method by name, with few samples and steps.
-fn methods() -> Vec<Recipe> {
+/// Every method by name, with few samples and steps: attention methods on a transformer, the
+/// others on a residual network.
+fn methods() -> Vec<(Net, Recipe)> {
     let few = |recipe: Recipe, option: &str| match recipe.options().contains_key(option) {
         true => recipe.with(option, 5).unwrap(),
         false => recipe,
     };
     Recipe::METHODS
         .iter()
-        // Attention has its own test, on a transformer.
-        .filter(|method| method.family != Family::Attention)
-        .map(|method| Recipe::named(method.name).unwrap())
-        .map(|recipe| few(few(recipe, "samples"), "steps"))
-        .map(without_each)
+        .map(|method| {
+            let recipe = Recipe::named(method.name).unwrap();
+            let net = match method.family {
+                Family::Attention => Net::Transformer,
+                _ => Net::Residual,
+            };
+            (net, without_each(few(few(recipe, "samples"), "steps")))
+        })
         .collect()
 }
 
@@ -104,50 +110,69 @@ fn without_each(recipe: Recipe) -> Recipe {
     }
 }
 
-/// What a method may differ by.
-fn tolerance(_: &Recipe) -> f64 {
-    TOLERANCE
+#[derive(Clone, Copy, Debug)]
+enum Net {
+    Residual,
+    Transformer,
+}
+
+impl Net {
+    fn graph(self, device: &Device) -> Graph {
+        let x = &images(device);
+        let graph = match self {
+            Net::Residual => Graph::trace(&small_resnet(device), |m, x| m.forward(x), x),
+            Net::Transformer => {
+                let net = seeded(ViT::with_grid(8, 8, device));
+                Graph::trace(&net, |m, x| m.forward(x), x)
+            }
+        };
+        graph.unwrap()
+    }
 }
 
 /// `just parity` writes what was measured for the guide.
-fn write_table(backend: &str, measured: &[(String, f64, f64)]) {
+fn write_table(backend: &str, measured: &[(String, f64)]) {
     let Some(folder) = std::env::var_os("SALIENCY_PARITY_OUT") else {
         return;
     };
     let mut text = String::from("| method | relative L2 difference | tolerance |\n|---|---|---|\n");
-    for (name, error, tolerance) in measured {
-        text += &format!("| `{name}` | {error:.1e} | {tolerance:.0e} |\n");
+    for (name, error) in measured {
+        text += &format!("| `{name}` | {error:.1e} | {TOLERANCE:.0e} |\n");
     }
     std::fs::create_dir_all(&folder).unwrap();
     std::fs::write(Path::new(&folder).join(format!("{backend}.md")), text).unwrap();
 }
 
-fn explain(recipe: &Recipe, device: &Device) -> Attribution<4> {
+fn explain(graph: &Graph, recipe: &Recipe, device: &Device) -> Attribution<4> {
     let run = Run::new().batch_size(BatchSize::Rows(4));
-    let graph = Graph::trace(&small_resnet(device), |m, x| m.forward(x), &images(device)).unwrap();
     recipe
-        .explain_with(&graph, images(device), &Target::Predicted, &run)
+        .explain_with(graph, images(device), &Target::Predicted, &run)
         .unwrap_or_else(|error| panic!("{} on {device:?}: {error}", recipe.name()))
 }
 
 fn assert_parity(device: &Device, backend: &str) {
     let flex = Device::flex();
     let mut measured = Vec::new();
-    for recipe in methods() {
+    let graphs = [Net::Residual, Net::Transformer].map(|net| (net.graph(device), net.graph(&flex)));
+    for (net, recipe) in methods() {
         let name = recipe.name();
-        let (got, want) = (explain(&recipe, device), explain(&recipe, &flex));
+        let (here, there) = &graphs[net as usize];
+        let (got, want) = (
+            explain(here, &recipe, device),
+            explain(there, &recipe, &flex),
+        );
         assert_eq!(got.targets, want.targets, "{name}");
         for (got, want) in got.scores.iter().zip(&want.scores) {
             assert!((got - want).abs() < 1e-4 * want.abs().max(1.0), "{name}");
         }
         let error = crate::golden::relative_l2(&host(got.values), &host(want.values));
-        measured.push((name, error, tolerance(&recipe)));
+        measured.push((name, error));
     }
     write_table(backend, &measured);
-    for (name, error, tolerance) in measured {
+    for (name, error) in measured {
         assert!(
-            error < tolerance,
-            "{name}: {error:.1e} above {tolerance:.0e}"
+            error < TOLERANCE,
+            "{name}: {error:.1e} above {TOLERANCE:.0e}"
         );
     }
     let top = |device: &Device| {

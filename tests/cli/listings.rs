@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{DEMO, Outcome, Sandbox};
 
-const COMMANDS: [&str; 12] = [
+const COMMANDS: [&str; 13] = [
     "explain",
     "compare",
     "stats",
@@ -15,6 +15,7 @@ const COMMANDS: [&str; 12] = [
     "noise",
     "models",
     "methods",
+    "layers",
     "devices",
     "fetch",
     "train-demo",
@@ -46,6 +47,54 @@ fn models_are_listed_with_where_their_weights_are() {
     assert_eq!(row("cifar_resnet20")["weights"], "--weights FILE");
     assert_eq!(row("demo")["weights"], "embedded");
     assert_eq!(row("demo")["classes"], 12);
+}
+
+#[test]
+fn layers_are_listed_with_shapes_and_parameters() {
+    let sandbox = Sandbox::new();
+    let Value::Array(rows) = sandbox.json(&["layers", "--model", "resnet18", "--json"]) else {
+        panic!("not a list");
+    };
+    let row = |name: &str| rows.iter().find(|row| row["name"] == name);
+    let row = |name: &str| row(name).unwrap_or_else(|| panic!("no {name}"));
+    let stem = row("conv1");
+    assert_eq!(stem["op"], "conv");
+    assert_eq!(stem["shape"], "[rows, 64, 112, 112]");
+    assert_eq!(stem["parameters"], 64 * 3 * 7 * 7);
+    assert_eq!(row("layer4.1.conv2")["shape"], "[rows, 512, 7, 7]");
+    assert_eq!(row("fc")["parameters"], 512 * 1000 + 1000);
+    // All of torchvision's parameters, and the running statistics of its BatchNorms.
+    let all: u64 = rows
+        .iter()
+        .map(|row| row["parameters"].as_u64().unwrap())
+        .sum();
+    assert_eq!(all, 11_689_512 + 2 * 4_800);
+
+    let table = sandbox.succeeds(&["layers", "--model", "resnet18"]);
+    for column in ["layer", "operation", "output", "parameters"] {
+        assert!(table.lines().next().unwrap().contains(column), "{table}");
+    }
+    for row in &rows {
+        let name = row["name"].as_str().unwrap();
+        let line = table
+            .lines()
+            .find(|line| line.split_whitespace().next() == Some(name));
+        let line = line.unwrap_or_else(|| panic!("{name} is not in {table}"));
+        assert!(line.contains(row["shape"].as_str().unwrap()), "{line}");
+    }
+}
+
+#[test]
+fn a_listed_layer_is_one_for_methods() {
+    let sandbox = Sandbox::with_scene();
+    let Value::Array(rows) = sandbox.json(&["layers", "--model", "demo", "--json"]) else {
+        panic!("not a list");
+    };
+    let spatial = |row: &&Value| row["shape"].as_str().unwrap().matches(',').count() == 3;
+    let layer = rows.iter().find(spatial).unwrap()["name"].as_str().unwrap();
+    let args = ["--save", "none", "--method", "grad-cam", "--layer", layer];
+    let report = &sandbox.explain(&args)[0];
+    assert_eq!(report["recipe"]["layers"], serde_json::json!([layer]));
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! `compare`, `stats`, `sensitivity`, `noise` and `demo`.
 
+use saliency_core::{Family, Recipe};
 use serde_json::Value;
 
 use super::{DEMO, Sandbox, dimensions, listed};
@@ -176,6 +177,32 @@ fn the_demo_is_a_page_whose_links_resolve() {
     for link in links {
         assert!(!link.contains(':') && !link.starts_with('/'), "{link}");
         dimensions(&sandbox, &format!("out/{link}"));
+    }
+    let methods: Vec<&str> = scores
+        .iter()
+        .map(|s| s["method"].as_str().unwrap())
+        .collect();
+    for form in [
+        "smoothgrad",
+        "smoothgrad-signed",
+        "smoothgrad-squared",
+        "vargrad",
+    ] {
+        assert!(methods.contains(&form), "{form} of {methods:?}");
+    }
+    // Every method is there or said to be left out, and of presets only the forms.
+    for info in Recipe::METHODS {
+        let is_preset = Recipe::named(info.name).unwrap().info().unwrap().name != info.name;
+        let left_out = text.lines().any(|line| {
+            line.starts_with("left out: ")
+                && line.contains(info.name)
+                && html.contains(line.trim_start_matches("left out: "))
+        });
+        match (is_preset, info.family) {
+            (true, _) => assert!(!methods.contains(&info.name) || info.family == Family::Gradient),
+            (false, Family::Attention) => assert!(left_out, "{}: {text}", info.name),
+            (false, _) => assert!(methods.contains(&info.name), "{}", info.name),
+        }
     }
     for score in scores {
         assert_eq!(score["scenes"], 7);

@@ -71,11 +71,12 @@ fn assert_zennits<const D: usize>(
 
 #[test]
 fn lrp_on_a_residual_network_is_zennits() {
-    let trace = |dtype, x: &Tensor<4>| {
-        let net = small_resnet(Block::Basic, "small_resnet_basic", dtype);
-        Graph::trace(&net, |m, x| m.forward(x), x).unwrap()
-    };
-    assert_zennits("resnet", trace, "small_resnet_basic");
+    assert_zennits("resnet", resnet_graph, "small_resnet_basic");
+}
+
+pub fn resnet_graph(dtype: FloatDType, x: &Tensor<4>) -> Graph {
+    let net = small_resnet(Block::Basic, "small_resnet_basic", dtype);
+    Graph::trace(&net, |m, x| m.forward(x), x).unwrap()
 }
 
 fn dense(weights: &Reference, name: &str, dtype: FloatDType) -> Linear {
@@ -91,13 +92,14 @@ fn dense(weights: &Reference, name: &str, dtype: FloatDType) -> Linear {
 
 #[test]
 fn lrp_on_tables_is_zennits() {
-    let trace = |dtype, x: &Tensor<2>| {
-        let weights = Reference::golden("mlp.weights");
-        let layers = ["fc1", "fc2", "fc3"].map(|name| dense(&weights, name, dtype));
-        let forward = |m: &[Linear; 3], x| m[2].forward(tanh(m[1].forward(relu(m[0].forward(x)))));
-        Graph::trace(&layers, forward, x).unwrap()
-    };
-    assert_zennits("mlp", trace, "mlp");
+    assert_zennits("mlp", mlp_graph, "mlp");
+}
+
+pub fn mlp_graph(dtype: FloatDType, x: &Tensor<2>) -> Graph {
+    let weights = Reference::golden("mlp.weights");
+    let layers = ["fc1", "fc2", "fc3"].map(|name| dense(&weights, name, dtype));
+    let forward = |m: &[Linear; 3], x| m[2].forward(tanh(m[1].forward(relu(m[0].forward(x)))));
+    Graph::trace(&layers, forward, x).unwrap()
 }
 
 #[test]
@@ -156,11 +158,12 @@ impl Series {
 
 #[test]
 fn lrp_on_time_series_is_zennits() {
-    let trace = |dtype, x: &Tensor<3>| {
-        let forward = |m: &Series, x: Tensor<3>| m.end(m.conv1.forward(x.swap_dims(1, 2)));
-        Graph::trace(&series(dtype), forward, x).unwrap()
-    };
-    assert_zennits("series", trace, "series");
+    assert_zennits("series", series_graph, "series");
+}
+
+pub fn series_graph(dtype: FloatDType, x: &Tensor<3>) -> Graph {
+    let forward = |m: &Series, x: Tensor<3>| m.end(m.conv1.forward(x.swap_dims(1, 2)));
+    Graph::trace(&series(dtype), forward, x).unwrap()
 }
 
 #[test]

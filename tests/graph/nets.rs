@@ -417,13 +417,18 @@ pub struct ViT {
 
 impl ViT {
     pub fn new(device: &Device) -> Self {
+        Self::with_grid(2, 3, device)
+    }
+
+    /// For pictures of so many patches of four by four.
+    pub fn with_grid(high: usize, wide: usize, device: &Device) -> Self {
         let token = |tokens| Param::from_tensor(Tensor::ones([1, tokens, 8], device));
         ViT {
             patches: Conv2dConfig::new([3, 8], [4, 4])
                 .with_stride([4, 4])
                 .init(device),
             class: token(1),
-            places: token(7),
+            places: token(high * wide + 1),
             encoder: TransformerEncoderConfig::new(8, 16, 2, 2)
                 .with_norm_first(true)
                 .init(device),

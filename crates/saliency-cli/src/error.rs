@@ -10,6 +10,12 @@ pub enum Error {
     Usage(String),
     #[error(transparent)]
     Core(#[from] saliency_core::Error),
+    /// One of several methods failed.
+    #[error("{method}: {error}")]
+    Method {
+        method: String,
+        error: saliency_core::Error,
+    },
     #[error(transparent)]
     Photo(#[from] saliency_models::photo::PhotoError),
     #[error(transparent)]

@@ -284,8 +284,11 @@ pub fn recipe(args: &MethodArgs) -> Result<Recipe, Error> {
     Ok(recipe)
 }
 
+/// The presets that the demo always shows: the forms of SmoothGrad.
+const FORMS: [&str; 3] = ["smoothgrad-signed", "smoothgrad-squared", "vargrad"];
+
 /// The methods of the demo, sampled ones with few samples: presets of the same method only
-/// where they are asked for.
+/// where they are asked for, but for the forms of SmoothGrad.
 pub fn demo_methods(presets: bool) -> Vec<Recipe> {
     let at_most = |recipe: Recipe, option: &str, most: u64| {
         let given = recipe
@@ -305,6 +308,7 @@ pub fn demo_methods(presets: bool) -> Vec<Recipe> {
     let few = |recipe: Recipe| match recipe {
         // One sample of these is a pass for each feature.
         Recipe::Shapley(_) | Recipe::Sobol(_) => at_most(recipe, "samples", 8),
+        Recipe::FeaturePermutation(_) => at_most(recipe, "samples", 4),
         Recipe::ExtremalPerturbation(_) | Recipe::MeaningfulPerturbation(_) => {
             at_most(recipe, "steps", 40)
         }
@@ -319,9 +323,11 @@ pub fn demo_methods(presets: bool) -> Vec<Recipe> {
     };
     Recipe::METHODS
         .iter()
-        .filter(|method| method.needs != Needs::Batch)
         .filter_map(|method| Some((method.name, Recipe::named(method.name).ok()?)))
-        .filter(|(name, recipe)| presets || recipe.info().is_some_and(|info| info.name == *name))
+        .filter(|(name, recipe)| {
+            let own = recipe.info().is_some_and(|info| info.name == *name);
+            presets || own || FORMS.contains(name)
+        })
         .map(|(_, recipe)| few(coarse(recipe)))
         .collect()
 }

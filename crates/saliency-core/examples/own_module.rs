@@ -1,4 +1,4 @@
-//! Grad-CAM-style inside views of your own Burn module: trace it, name a layer, explain.
+//! Grad-CAM of your own Burn module: trace it, name a layer, explain.
 //!
 //! `cargo run --release --example own_module --features flex`
 
@@ -10,7 +10,7 @@ use burn::{
     },
     tensor::{Device, Tensor, activation::relu},
 };
-use saliency_core::{Graph, Method, Recipe, Reduction, Target};
+use saliency_core::{GradCam, Graph, Method, Reduction, Target};
 
 #[derive(Module, Debug)]
 struct Classifier {
@@ -40,8 +40,8 @@ fn main() -> Result<(), saliency_core::Error> {
     for layer in graph.layers() {
         println!("{:<10} {:<12} {}", layer.name, layer.op, layer.shape);
     }
-    let recipe = Recipe::named("gradient")?;
-    let maps = recipe
+    let maps = GradCam::new()
+        .layer("norm")
         .explain(&graph, images, Target::Predicted)?
         .maps(Reduction::Max)?;
     println!(

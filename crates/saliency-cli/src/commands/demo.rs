@@ -1,4 +1,5 @@
 use std::{
+    fmt,
     path::{Path, PathBuf},
     time::Instant,
 };
@@ -77,7 +78,7 @@ pub fn run(args: &Demo) -> Result<(), Error> {
     let mut drawn = Vec::new();
     let mut right = 0.0;
     let mut scores = Vec::new();
-    let mut left_out = Vec::new();
+    let mut left_out: Vec<LeftOut> = Vec::new();
     let mut families: Vec<(Family, Vec<(String, Grid)>)> = Vec::new();
     for recipe in model::demo_methods(args.presets) {
         let name = recipe.name();
@@ -86,10 +87,15 @@ pub fn run(args: &Demo) -> Result<(), Error> {
         let started = Instant::now();
         let attribution = match recipe.explain_with(loaded.model(), input.clone(), &target, &run) {
             Ok(attribution) => attribution,
-            Err(error) => {
-                drop(progress);
-                left_out.push(format!("{name}: {error}"));
+            Err(error) if is_for_others(&error, scenes.len()) => {
+                LeftOut::add(&mut left_out, &name, &error);
                 continue;
+            }
+            Err(error) => {
+                return Err(Error::Method {
+                    method: name.clone(),
+                    error,
+                });
             }
         };
         let maps = attribution.maps(REDUCTION)?;
@@ -123,7 +129,7 @@ pub fn run(args: &Demo) -> Result<(), Error> {
     let page = args.out.join("index.html");
     files::write(
         &page,
-        html(&scores, &drawn, &left_out, right, &loaded)
+        html(&scores, &drawn, &left_out, right, &loaded, args.presets)
             .into_string()
             .as_bytes(),
     )?;
@@ -133,6 +139,9 @@ pub fn run(args: &Demo) -> Result<(), Error> {
     )?;
     files::write(&args.out.join("scores.md"), markdown(&scores).as_bytes())?;
     report::print(&table(&scores))?;
+    for line in &left_out {
+        report::print(&format!("left out: {line}"))?;
+    }
     report::print(&format!(
         "predicted {} of {} unseen scenes right, on {}\nopen {}",
         report::percent(right),
@@ -140,6 +149,41 @@ pub fn run(args: &Demo) -> Result<(), Error> {
         device::describe(&loaded.device),
         absolute(&page).display()
     ))
+}
+
+/// Methods that this network is not for, and why.
+struct LeftOut {
+    methods: Vec<String>,
+    reason: String,
+}
+
+impl LeftOut {
+    fn add(all: &mut Vec<LeftOut>, method: &str, error: &saliency_core::Error) {
+        let reason = error.to_string();
+        match all.iter_mut().find(|known| known.reason == reason) {
+            Some(known) => known.methods.push(method.into()),
+            None => all.push(LeftOut {
+                methods: vec![method.into()],
+                reason,
+            }),
+        }
+    }
+}
+
+impl fmt::Display for LeftOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.methods.join(", "), self.reason)
+    }
+}
+
+/// Whether an error says that the method is for other networks, or for more scenes.
+fn is_for_others(error: &saliency_core::Error, scenes: usize) -> bool {
+    use saliency_core::Error as E;
+    match error {
+        E::NoAttention | E::NoSpatialLayer | E::NeedsGraph { .. } => true,
+        E::Shape { .. } => scenes == 1,
+        _ => false,
+    }
 }
 
 fn score(
@@ -308,9 +352,10 @@ figcaption { font-size: .8rem; overflow-wrap: anywhere } .wrong { color: #b00 } 
 fn html(
     scores: &[Score],
     drawn: &[Drawn],
-    left_out: &[String],
+    left_out: &[LeftOut],
     accuracy: f64,
     loaded: &Loaded,
+    presets: bool,
 ) -> Markup {
     html! {
         (DOCTYPE)
@@ -331,9 +376,16 @@ fn html(
                     (device::describe(&loaded.device)) "."
                 }
                 (measured(scores))
+                @if !presets {
+                    p { small {
+                        "Presets, which are methods with other options, are left out, but for the forms of SmoothGrad: "
+                        code { "saliency demo --presets" } " shows all of them, "
+                        code { "saliency methods" } " lists them."
+                    } }
+                }
                 @if !left_out.is_empty() {
-                    p { "Not for this network: " }
-                    ul { @for line in left_out { li { small { (line) } } } }
+                    p { "Left out: " }
+                    ul { @for line in left_out { li { small { (line.to_string()) } } } }
                 }
                 h2 { "Scenes" }
                 p { "A map opens its full picture. Channels are reduced by " code { (REDUCTION) } "; sampled methods take fewer samples than by default." }
