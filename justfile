@@ -33,10 +33,10 @@ lint:
 doc:
     RUSTDOCFLAGS="-D warnings" cargo doc --release --workspace --no-deps {{features}}
 
-# Time and memory beside PyTorch + Captum: target/bench and a table
+# Time, memory and evaluations beside PyTorch + Captum: target/bench and tables
 bench *args: venv
-    cargo build --release --workspace --bin saliency --example frozen {{features}}
-    {{python}} tests/bench/bench.py --saliency target/release/saliency {{args}}
+    cargo build --release --workspace --bin saliency --example bench --example frozen {{features}}
+    {{python}} tests/bench/bench.py {{args}}
 
 # Pictures and measured scores of all methods for the guide (24 scenes; minutes)
 pictures:

@@ -11,6 +11,7 @@ mod layer;
 mod names;
 mod op;
 mod passes;
+mod profile;
 mod randomise;
 mod run;
 mod trace;
@@ -35,6 +36,7 @@ pub use layer::{Layer, LayerInfo};
 pub use op::{
     Along, Binary, Compare, Interpolation, Op, PadWith, Pool, Reduce, Size, Span, Unary, Window,
 };
+pub use profile::LayerTime;
 pub use randomise::Randomisation;
 pub use value::Value;
 
