@@ -179,7 +179,7 @@ impl Server {
     fn input(&self, request: &Request) -> Result<Tensor<4>, Failure> {
         if request.network == "demo" {
             let scenes = Scenes::new(demo::TEST_SEED);
-            let rows: Result<Vec<_>, _> = (0..request.rows)
+            let rows: Result<Vec<_>, _> = (0..request.rows as u64)
                 .map(|row| demo::preprocess().apply(&scenes.get(row).image, &self.device))
                 .collect();
             return Ok(Tensor::cat(rows?, 0));
