@@ -16,7 +16,8 @@ TIMED = ("gradient, batch 1", "gradient, batch 8", "SmoothGrad-50", "IG-50", "Gr
 
 
 def figures(parts):
-    """The measured ratio of each bar, None where it was not measured."""
+    """The measured ratio of each bar, with the network where it is a choice; None where it was
+    not measured."""
     timed = {
         r["title"]: r["ratio"]["median"]
         for r in (parts.get("warm") or {}).get("results", [])
@@ -40,7 +41,8 @@ def samples(counts):
     if not studies:
         return None
     designs = studies[-1]["designs"]
-    return min(d["needed"] for name, d in designs.items() if name != "plain") / designs["plain"]["needed"]
+    fewest = min(d["needed"] for name, d in designs.items() if name != "plain")
+    return fewest / designs["plain"]["needed"], studies[-1]["network"]
 
 
 def steps(counts):
@@ -49,13 +51,16 @@ def steps(counts):
     for ig in reversed((counts or {}).get("ig", [])):
         needed = ig["rules"]["gausslegendre"]["needed"]
         if None not in needed and max(ig["adaptive"]["errors"]) <= 0.01:
-            return ig["adaptive"]["gradients"] / (sum(needed) / len(needed))
+            return ig["adaptive"]["gradients"] / (sum(needed) / len(needed)), ig["network"]
     return None
 
 
 def rows(parts):
     lines = []
     for (title, most, aim), figure in zip(BARS, figures(parts)):
+        if isinstance(figure, tuple):
+            figure, network = figure
+            title += f" ({network})"
         if figure is None:
             mark, shown = "not measured", ""
         else:
