@@ -43,10 +43,10 @@ deny:
 doc:
     RUSTDOCFLAGS="-D warnings" cargo doc --release --workspace --no-deps {{features}}
 
-# Time and memory beside PyTorch + Captum: target/bench and a table
+# Time, memory and evaluations beside PyTorch + Captum: target/bench and tables
 bench *args: venv
-    cargo build --release --workspace --bin saliency --example frozen {{features}}
-    {{python}} tests/bench/bench.py --saliency target/release/saliency {{args}}
+    cargo build --release --workspace --bin saliency --example bench --example frozen {{features}}
+    {{python}} tests/bench/bench.py {{args}}
 
 # The input gradient by module, graph, folded graph and plan: a Markdown table (minutes)
 speed networks="resnet18,resnet50,squeezenet1_1" *rows="1":

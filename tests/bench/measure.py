@@ -11,6 +11,9 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from pathlib import Path
+
+COMPARE = Path(__file__).with_name("compare.py")
 
 
 @dataclass
@@ -53,6 +56,11 @@ def interleaved(commands, rounds):
             if number > 0:
                 samples[name].append(sample)
     return samples
+
+
+def distance(a, b):
+    """Relative L2 distance of two saved maps."""
+    return float(run([sys.executable, COMPARE, a, b]).output)
 
 
 def spread(values):

@@ -2,12 +2,10 @@
 """The same work as `saliency explain`, as one writes it with PyTorch and Captum.
 
     peer.py explain resnet50|demo WEIGHTS PHOTO OUT.npy [--samples N] [--seed N]
-    peer.py gradient BATCH ROUNDS
 
 `explain` writes the signed gradient [3, H, W] of the predicted class; with `--samples` the
-SmoothGrad of its magnitude. `gradient` repeats one input gradient of a random ResNet50 in a
-process that is already warm. Weights do not require gradients, which is PyTorch's best case.
-Both print one line of JSON; the seconds in it count from the first line of this script, so
+SmoothGrad of its magnitude. Weights do not require gradients, which is PyTorch's best case. It
+prints one line of JSON; the seconds in it count from the first line of this script, so
 they leave out the start of the interpreter.
 """
 
@@ -17,8 +15,6 @@ START = time.perf_counter()
 
 import argparse
 import json
-import resource
-import sys
 
 import numpy as np
 import torch
@@ -119,26 +115,6 @@ def explain(args):
     print(json.dumps({"class": target.item(), "phases": stamps}))
 
 
-def gradient(args):
-    torch.manual_seed(0)
-    model = models.resnet50().eval().requires_grad_(False)
-    saliency = Saliency(model)
-    seconds = []
-    before = peak()
-    for _ in range(args.rounds):
-        x = torch.randn(args.batch, 3, 224, 224, requires_grad=True)
-        start = time.perf_counter()
-        saliency.attribute(x, target=0, abs=False)
-        seconds.append(time.perf_counter() - start)
-    print(json.dumps({"seconds": seconds, "before": before, "peak": peak()}))
-
-
-def peak():
-    """Largest memory of this process so far, in bytes."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(required=True)
@@ -150,10 +126,6 @@ def main():
     command.add_argument("--samples", type=int, default=0)
     command.add_argument("--seed", type=int, default=0)
     command.set_defaults(run=explain)
-    command = commands.add_parser("gradient")
-    command.add_argument("batch", type=int)
-    command.add_argument("rounds", type=int)
-    command.set_defaults(run=gradient)
     args = parser.parse_args()
     args.run(args)
 

@@ -1,7 +1,19 @@
 """The measurements as Markdown."""
 
+import bars
+from counts import RULES
+from tune import Setting
+
 MEBI = 2**20
+FORMS = {"mean_absolute": "mean of magnitudes", "mean": "signed mean"}
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
+
+
+def tunings(warm):
+    """The settings of an earlier run."""
+    found = (warm or {}).get("tunings", {})
+    read = lambda sides: {side: [Setting(**s) for s in settings] for side, settings in sides.items()}
+    return {network: {kind: read(sides) for kind, sides in kinds.items()} for network, kinds in found.items()}
 
 
 def time(values):
@@ -12,18 +24,12 @@ def time(values):
     return f"{median:.2f} s ({low:.2f} to {high:.2f})"
 
 
-def memory(values):
-    return f"{values['median'] / MEBI:.0f} MiB"
+def memory(size):
+    return f"{size / MEBI:.0f} MiB"
 
 
 def factor(values):
-    """Our time over theirs, in words."""
-    ratio = values["median"]
-    bounds = f"{ratio:.2g} ({values['min']:.2g} to {values['max']:.2g})"
-    if values["min"] < 1 < values["max"]:
-        return f"{bounds}, no clear difference"
-    word = "faster" if ratio < 1 else "slower"
-    return f"{bounds}, {max(ratio, 1 / ratio):.2g} times {word}"
+    return f"{values['median']:.2g} ({values['min']:.2g} to {values['max']:.2g})"
 
 
 def table(header, rows):
@@ -31,22 +37,80 @@ def table(header, rows):
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def cold(results):
+def judged(parts):
+    header = ["ours / theirs", "measured", "at most", "aim", ""]
+    return "**Against the bars.**\n\n" + table(header, bars.rows(parts))
+
+
+def warm(part):
+    rows = []
+    for r in part["results"]:
+        if "ratio" not in r:
+            why = r.get("failed") or f"maps {r['distance']:.1e} apart, allowed {r['allowed']:.1e}"
+            rows.append([r["network"], r["title"], "not timed", why, "", "", ""])
+            continue
+        ours, peer = r["settings"]
+        used = f"{ours['batch']}; {peer['batch']}, {peer['mode']}"
+        cells = [time(r["ours"]), time(r["peer"]), f"**{r['ratio']['median']:.2f}**", factor(r["ratio"])]
+        rows.append([r["network"], r["title"], *cells, used, f"{r['distance']:.1e}"])
+    header = ["network", "work", "saliency", "PyTorch + Captum", "ratio", "of each round", "batch; batch, mode", "maps apart"]
+    rows = [row + [""] * (len(header) - len(row)) for row in rows]
+    text = "**Warm processes.**\n\n" + table(header, rows)
+    if part.get("bf16"):
+        header = ["ResNet50 gradient, PyTorch", "f32, best mode", "bf16 autocast: not the same arithmetic"]
+        lines = [[f"batch {r['rows']}", time(r["f32"]), time(r["bf16"])] for r in part["bf16"]]
+        text += "\n\n" + table(header, lines)
+    return text
+
+
+def batches(part):
+    """Milliseconds a row by batch, on ResNet50."""
+    found = tunings(part).get("resnet50", {}).get("gradient")
+    if not found:
+        return ""
+    sizes = sorted({s.batch for s in found["ours"] + found["peer"]})
+    modes = [("saliency", found["ours"], "")]
+    modes += [(f"PyTorch, {mode}", found["peer"], mode) for mode in dict.fromkeys(s.mode for s in found["peer"])]
+    rows = []
+    for title, settings, mode in modes:
+        by_size = {s.batch: s.seconds for s in settings if s.mode == mode}
+        rows.append([title, *(f"{1e3 * by_size[n]:.0f}" if n in by_size else "" for n in sizes)])
+    return "**Gradient of ResNet50, ms an image, by batch.**\n\n" + table(["batch", *map(str, sizes)], rows)
+
+
+def memories(part):
+    header = ["peak memory, ResNet50", "saliency", "PyTorch + Captum", "ratio", "above the loaded model: saliency", "PyTorch", "ratio"]
+    rows = [
+        [
+            r["title"],
+            memory(r["ours"]["whole"]),
+            memory(r["peer"]["whole"]),
+            f"**{r['ratio']:.2f}**",
+            memory(r["ours"]["increase"]),
+            memory(r["peer"]["increase"]),
+            f"{r['ratio_increase']:.2f}",
+        ]
+        for r in part["results"]
+    ]
+    return "**Memory, each work in a process of its own.**\n\n" + table(header, rows)
+
+
+def cold(part):
     rows = [
         [
             r["title"],
             time(r["ours"]["seconds"]),
             time(r["peer"]["seconds"]),
             factor(r["ratio"]),
-            memory(r["ours"]["peak"]),
-            memory(r["peer"]["peak"]),
+            memory(r["ours"]["peak"]["median"]),
+            memory(r["peer"]["peak"]["median"]),
             f"{r['maps']['distance']:.1e}",
         ]
-        for r in results
+        for r in part["results"]
     ]
-    header = ["cold start", "saliency", "PyTorch + Captum", "time, ours / theirs"]
-    header += ["peak memory, ours", "theirs", "maps differ by"]
-    return table(header, rows)
+    header = ["cold start", "saliency", "PyTorch + Captum", "ratio"]
+    header += ["peak memory, ours", "theirs", "maps apart"]
+    return "**Cold start.**\n\n" + table(header, rows) + "\n\n" + phases(part["results"])
 
 
 def phases(results):
@@ -63,12 +127,38 @@ def phases(results):
     return table(header, rows)
 
 
-def gradients(results):
+def scaling(part):
+    titles = {"samples": "SmoothGrad, {} samples", "side": "gradient, {0}x{0} pixels"}
+    rows = [
+        [titles[r["axis"]].format(r["value"]), time(r["ours"]), time(r["peer"]), factor(r["ratio"])]
+        for r in part["results"]
+    ]
+    return "**Growth, ResNet50.**\n\n" + table(["", "saliency", "PyTorch + Captum", "ratio"], rows)
+
+
+def counts(part):
     rows = []
-    labels = {"frozen": "saliency, plain weights", "tracked": "saliency, tracked weights", "peer": "PyTorch + Captum"}
-    for result in results:
+    for study in part["smoothgrad"]:
+        plain = study["designs"]["plain"]["needed"]
+        for design, found in study["designs"].items():
+            rows.append([study["network"], FORMS[study["form"]], design, f"{found['needed']:.0f}", f"{found['needed'] / plain:.2f}"])
+    text = "**Samples for SmoothGrad's map at 5 % relative error.**\n\n"
+    text += table(["network", "form", "noise", "samples", "of plain"], rows)
+    rows = []
+    for ig in part["ig"]:
+        show = lambda needed: ", ".join(str(n) if n else f"over {max(ig['steps'])}" for n in needed)
+        rows += [[ig["network"], f"Captum, {RULES[name]}", show(rule["needed"]), ""] for name, rule in ig["rules"].items()]
+        worst = f"{100 * max(ig['adaptive']['errors']):.2g} %"
+        rows.append([ig["network"], "saliency, adaptive, all counted", f"{ig['adaptive']['gradients']:.0f} on average", worst])
+    text += "\n\n**Gradients for IG's delta under 1 % of the score's change, image by image.**\n\n"
+    return text + table(["network", "rule", "gradients", "largest delta"], rows)
+
+
+def frozen(part):
+    rows = []
+    for result in part["results"]:
         base = result["frozen"]["seconds"]["median"]
-        for name, label in labels.items():
+        for name, label in {"frozen": "plain weights", "tracked": "tracked weights"}.items():
             r = result[name]
             own = r["peak"]["median"] - r["before"]["median"]
             rows.append(
@@ -77,26 +167,54 @@ def gradients(results):
                     label,
                     time(r["seconds"]),
                     f"{r['seconds']['median'] / base:.2f}",
-                    memory(r["peak"]),
-                    f"{own / MEBI:.0f} MiB",
+                    memory(r["peak"]["median"]),
+                    memory(own),
                 ]
             )
-    header = ["ResNet50 gradient", "", "time", "of plain weights", "peak memory", "of that by the gradient"]
-    return table(header, rows)
+    header = ["Burn's own operations", "", "time", "of plain weights", "peak memory", "of that by the gradient"]
+    return "**Weights.**\n\n" + table(header, rows)
 
 
-def markdown(result):
-    machine, versions = result["machine"], result["versions"]
+def profile(part):
+    texts = []
+    for batch, found in part["batches"].items():
+        both = lambda layer: layer["forward"] + layer["backward"]
+        total = sum(both(layer) for layer in found["layers"])
+        rows = []
+        for layer in sorted(found["layers"], key=both, reverse=True)[:12]:
+            rate = lambda way: f"{layer[way + '_gflops']:.0f}" if layer[way + "_gflops"] else ""
+            times = [f"{1e3 * layer['forward']:.2f}", rate("forward"), f"{1e3 * layer['backward']:.2f}", rate("backward")]
+            rows.append([layer["name"], layer["kind"], *times, f"{100 * both(layer) / total:.1f} %"])
+        header = ["layer", "", "forward, ms", "GFLOP/s", "backward, ms", "GFLOP/s", "share"]
+        texts.append(
+            f"**The twelve slowest layers of ResNet50, batch {batch}** (of {1e3 * total:.0f} ms; a matrix product "
+            f"of size {found['peak_size']} runs at {found['peak_gflops']:.0f} GFLOP/s).\n\n" + table(header, rows)
+        )
+    return "\n\n".join(texts)
+
+
+def markdown(parts):
+    about = next((part for part in parts.values() if part), None)
+    if about is None:
+        return "Nothing was measured.\n"
+    machine, versions = about["machine"], about["versions"]
     programs = ", ".join(f"{name} {version}" for name, version in versions.items())
-    parts = [
+    texts = [
         f"{machine['cpu']}, {machine['cores']} cores, {machine['system']}; {programs}. "
-        f"Medians of {result['rounds']} rounds, smallest and largest in brackets."
+        f"Medians of {about['rounds']} rounds, smallest and largest in brackets.",
+        judged(parts),
     ]
-    if "cold" in result:
-        parts += [cold(result["cold"]), phases(result["cold"])]
-    if "gradient" in result:
-        parts.append(gradients(result["gradient"]))
-    return "\n\n".join(parts) + "\n"
+    makers = {
+        "warm": lambda part: "\n\n".join(filter(None, [warm(part), batches(part)])),
+        "memory": memories,
+        "cold": cold,
+        "scaling": scaling,
+        "counts": counts,
+        "frozen": frozen,
+        "profile": profile,
+    }
+    texts += [make(parts[name]) for name, make in makers.items() if parts.get(name)]
+    return "\n\n".join(texts) + "\n"
 
 
 def insert(path, text):
@@ -105,4 +223,6 @@ def insert(path, text):
     _, end, after = rest.partition(END)
     if not (begin and end):
         raise SystemExit(f"{path} has no line {BEGIN} followed by {END}")
-    path.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{after}")
+    part = path.with_suffix(".md.part")
+    part.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{after}")
+    part.rename(path)

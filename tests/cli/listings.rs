@@ -13,6 +13,7 @@ const COMMANDS: [&str; 13] = [
     "stats",
     "sensitivity",
     "noise",
+    "profile",
     "models",
     "methods",
     "layers",
@@ -122,6 +123,22 @@ fn listed_methods_run() {
         let report = &sandbox.explain(&args)[0];
         assert_eq!(report["recipe"]["method"], row["recipe"]["method"]);
         assert_eq!(report["recipe"]["form"], row["recipe"]["form"]);
+    }
+}
+
+#[test]
+fn a_profile_has_every_layer_with_its_share() {
+    let sandbox = Sandbox::new();
+    let report = sandbox.json(&["profile", "--model", "demo", "--passes", "1", "--json"]);
+    assert!(report["peak_gflops"].as_f64().unwrap() > 0.0);
+    let layers = report["layers"].as_array().unwrap();
+    let stem = layers.iter().find(|l| l["name"] == "conv1").unwrap();
+    // 3x3 from 3 to 16 channels, at 32x32 places.
+    assert_eq!(stem["operations"], 2 * 9 * 3 * 16 * 32 * 32);
+    assert!(stem["forward_gflops"].as_f64().unwrap() > 0.0);
+    let table = sandbox.succeeds(&["profile", "--model", "demo", "--passes", "1"]);
+    for layer in layers {
+        assert!(table.contains(layer["name"].as_str().unwrap()), "{table}");
     }
 }
 

@@ -64,6 +64,11 @@ pub enum Command {
   saliency layers --model resnet50
   saliency layers --model demo --json")]
     Layers(Layers),
+    /// Time each layer of a network on the CPU, forward and back
+    #[command(after_help = "Examples:
+  saliency profile --model resnet50
+  saliency profile --model resnet50 --rows 8 --json")]
+    Profile(Profile),
     /// List the devices of this machine
     #[command(after_help = "Example:
   saliency devices --json")]
@@ -327,6 +332,22 @@ pub struct Layers {
     /// Network: resnet50, squeezenet1_1, cifar_resnet20, ..., demo (see `saliency models`)
     #[arg(long, default_value = "resnet50", value_name = "NAME")]
     pub model: String,
+    /// Print JSON instead of a table
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(ClapArgs, Debug)]
+pub struct Profile {
+    /// Network: resnet50, squeezenet1_1, cifar_resnet20, ..., demo (see `saliency models`)
+    #[arg(long, default_value = "resnet50", value_name = "NAME")]
+    pub model: String,
+    /// Pictures in the batch
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub rows: u32,
+    /// Passes forward and back; medians are printed
+    #[arg(long, default_value_t = 9, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10000))]
+    pub passes: u32,
     /// Print JSON instead of a table
     #[arg(long)]
     pub json: bool,

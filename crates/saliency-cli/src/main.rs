@@ -76,6 +76,7 @@ fn run(command: Command) -> Result<(), Error> {
         Command::Models(args) => commands::models::run(&args),
         Command::Methods(args) => commands::methods::run(&args),
         Command::Layers(args) => commands::layers::run(&args),
+        Command::Profile(args) => commands::profile::run(&args),
         Command::Devices(args) => commands::devices::run(&args),
         Command::Fetch(args) => commands::fetch::run(&args),
         Command::TrainDemo(args) => commands::train_demo::run(&args),

@@ -153,6 +153,11 @@ pub enum Error {
         /// Why.
         message: String,
     },
+    /// A graph that is not compiled was to be profiled.
+    #[error(
+        "a profile needs a graph compiled for the CPU (flex, f32, the operations of a convolutional network); this one runs on Burn's own operations"
+    )]
+    NotCompiled,
     /// There is no layer of this name.
     #[error("there is no layer {name:?}: {hint}")]
     UnknownLayer {

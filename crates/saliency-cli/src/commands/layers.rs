@@ -30,7 +30,7 @@ pub fn run(args: &Layers) -> Result<(), Error> {
 }
 
 /// The network without its weights, and the side of its pictures.
-fn network(name: &str, device: &Device) -> Result<(Network, usize), Error> {
+pub(super) fn network(name: &str, device: &Device) -> Result<(Network, usize), Error> {
     if name == "demo" {
         let side = saliency_models::scenes::SIZE;
         return Ok((Network::CifarResNet(demo::load(device)?), side));

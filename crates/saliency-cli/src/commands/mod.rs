@@ -10,6 +10,7 @@ pub mod layers;
 pub mod methods;
 pub mod models;
 pub mod noise;
+pub mod profile;
 pub mod sensitivity;
 pub mod stats;
 pub mod train_demo;

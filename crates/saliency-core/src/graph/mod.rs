@@ -14,6 +14,7 @@ mod layer;
 mod names;
 mod op;
 mod passes;
+mod profile;
 mod randomise;
 mod reach;
 mod recognise;
@@ -42,6 +43,7 @@ pub use op::{
     Along, Binary, Compare, Interpolation, Op, Outside, PadWith, Pool, Reduce, Size, Span, Unary,
     Window,
 };
+pub use profile::LayerTime;
 pub use randomise::Randomisation;
 pub use value::Value;
 

@@ -22,6 +22,7 @@ pub(super) struct Place {
 /// A convolution or linear layer with what is fused to it.
 #[derive(Debug)]
 pub(super) struct Conv {
+    pub name: String,
     pub from: usize,
     pub to: Place,
     pub kernel: [usize; 2],
@@ -456,6 +457,7 @@ impl Compiler<'_> {
             )),
         };
         let step = Step::Conv(Box::new(Conv {
+            name: node.name,
             from,
             to,
             kernel,
@@ -563,6 +565,7 @@ impl Compiler<'_> {
             first_reader,
             last_reader,
             rectified: rectified.into_iter().map(|r| r == Some(true)).collect(),
+            clock: Default::default(),
             pool: Default::default(),
         })
     }

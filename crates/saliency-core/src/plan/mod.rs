@@ -11,6 +11,7 @@ mod back;
 mod buffer;
 mod compile;
 mod kernel;
+mod profile;
 mod run;
 mod sweep;
 
@@ -46,6 +47,7 @@ pub(crate) struct Plan {
     last_reader: Vec<usize>,
     /// Whether a ReLU made the buffer's values.
     rectified: Vec<bool>,
+    clock: profile::Clock,
     /// Memory of earlier passes.
     pool: Mutex<Vec<Vec<f32>>>,
 }

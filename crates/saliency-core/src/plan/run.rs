@@ -67,6 +67,7 @@ impl Plan {
         let mut buffers: Vec<Option<Buffer>> = vec![None; self.buffers.len()];
         buffers[self.input] = Some(Buffer::from_planes(self.buffers[self.input], rows, input));
         for (index, step) in self.steps.iter().enumerate() {
+            self.clock.begins(index);
             let target = step.writes();
             let mut to = match buffers[target].take() {
                 Some(buffer) => buffer,
@@ -177,6 +178,7 @@ impl Plan {
         }
         gradients[self.output] = Some(arrived);
         for (index, step) in self.steps.iter().enumerate().rev() {
+            self.clock.begins(index);
             if step.writes() == end {
                 break;
             }

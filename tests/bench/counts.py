@@ -1,0 +1,96 @@
+"""Evaluations for the same answer: samples of SmoothGrad, and steps of Integrated Gradients."""
+
+import math
+
+from server import Refused
+
+STEPS = (8, 16, 25, 35, 50, 75, 100, 150, 200, 300, 400, 600, 800, 1200, 1600)
+# Captum's names of the rules.
+RULES = {"gausslegendre": "Gauss-Legendre, Captum's default", "riemann_trapezoid": "trapezoid"}
+# Network, size of its pictures, how many of them, batch, rules, most steps.
+STUDIES = (
+    ("demo", 96, 8, 64, tuple(RULES), 1600),
+    ("resnet50", 224, 1, 8, ("gausslegendre",), 400),
+)
+
+
+def smoothgrad(ours, quick, log):
+    """Samples for 5 % relative error by design. The error of independent samples falls with
+    1 / sqrt(n) exactly; where 5 % lies outside what was taken, the last error goes on so."""
+    results = []
+    for network, side, samples, replicates, batch in (("demo", 96, 512, 8, 64), ("resnet50", 224, 64, 4, 8)):
+        if quick and network == "resnet50":
+            continue
+        forms = {"mean_absolute": {}, "mean": {}}
+        for design in ("plain", "antithetic", "sobol"):
+            request = {"network": network, "side": side, "samples": samples}
+            request |= {"replicates": replicates, "batch": batch}
+            answer = ours.ask(900, do="sampling-error", design=design, **request)
+            for form, found in forms.items():
+                needed = crossing(answer["samples"], answer[form], 0.05)
+                found[design] = {"samples": answer["samples"], "errors": answer[form], "needed": needed}
+                log(f"  SmoothGrad on {network}, {form}, {design}: {needed:.0f} samples for 5 %")
+        results += [{"network": network, "form": form, "designs": found} for form, found in forms.items()]
+    return results
+
+
+def crossing(counts, errors, target):
+    """Where the error is the target, between two counts on a line in logarithms."""
+    if errors[0] <= target:
+        return counts[0]
+    for (n, e), (m, f) in zip(zip(counts, errors), zip(counts[1:], errors[1:])):
+        if f <= target < e:
+            part = math.log(e / target) / math.log(e / f)
+            return n * (m / n) ** part
+    return counts[-1] * (errors[-1] / target) ** 2
+
+
+def deltas(answer):
+    """|delta| / |f(x) - f(0)| of each row."""
+    return [abs(d / g) for d, g in zip(answer["delta"], answer["gap"])]
+
+
+def integrated_gradients(ours, peer, quick, out, log):
+    """Gradients for |delta| under 1 % of the score's change: by Captum's rules with the fewest of
+    STEPS that get there, and by this project's adaptive refinement, all gradients counted."""
+    results = []
+    for network, side, rows, batch, rules, most in STUDIES:
+        if quick and network == "resnet50":
+            continue
+        request = {"do": "measure", "network": network, "work": "integrated-gradients"}
+        request |= {"rows": rows, "side": side, "batch": batch}
+        # The demo model's scenes are drawn by this project.
+        file = out / f"{network}-input.f32"
+        ours.ask(do="measure", network=network, work="input", rows=rows, side=side, save=str(file))
+        result = {"network": network, "steps": [n for n in STEPS if n <= most], "rules": {}}
+        for rule in rules:
+            result["rules"][rule] = captum(peer, request | {"rule": rule, "input": str(file)}, rows, result["steps"])
+            log(f"  IG on {network}, {RULES[rule]}: {result['rules'][rule]['needed']} gradients for a delta under 1 %")
+        file.unlink()
+        answer = ours.ask(900, **request, samples=8, tolerance=0.01, most=most)
+        result["adaptive"] = {"gradients": answer["gradients"] / rows, "errors": deltas(answer)}
+        log(f"  IG on {network}, adaptive: {answer['gradients'] / rows:.0f} gradients a row, deltas {deltas(answer)}")
+        results.append(result)
+    return results
+
+
+def captum(peer, request, rows, steps):
+    needed, errors = {}, {}
+    for n in steps:
+        errors[n] = deltas(peer.ask(900, **request, samples=n))
+        for row, error in enumerate(errors[n]):
+            if error <= 0.01:
+                needed.setdefault(row, n)
+        if len(needed) == rows:
+            break
+    return {"needed": [needed.get(row) for row in range(rows)], "errors": errors}
+
+
+def measure(ours, peer, quick, out, log):
+    found = {"smoothgrad": smoothgrad(ours, quick, log)}
+    try:
+        found["ig"] = integrated_gradients(ours, peer, quick, out, log)
+    except Refused as reason:
+        log(f"  IG: FAILED: {reason}")
+        found["ig"] = []
+    return found
