@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{DEMO, Outcome, Sandbox};
 
-const COMMANDS: [&str; 13] = [
+const COMMANDS: [&str; 14] = [
     "explain",
     "compare",
     "stats",

@@ -114,7 +114,10 @@ mod tests {
     use burn::tensor::{DType, Device};
 
     use super::*;
-    use crate::methods::testing::{Net, image};
+    use crate::{
+        methods::testing::{Net, image},
+        model::Model,
+    };
 
     fn graph() -> Graph {
         let net = Net::relu(&Device::flex());

@@ -229,10 +229,13 @@ impl Xrai {
                 }
             }
             Ranking::Fast => {
-                let mean = |region: &&Vec<usize>| mean(region.iter().map(|&p| attribution[p]));
-                let mut sorted: Vec<_> = regions.iter().collect();
-                sorted.sort_by(|a, b| mean(b).total_cmp(&mean(a)));
-                for region in sorted {
+                // An empty region has no mean, and adds nothing.
+                let regions = regions.iter().filter(|region| !region.is_empty());
+                let mut sorted: Vec<(f64, &Vec<usize>)> = regions
+                    .map(|region| (mean(region.iter().map(|&p| attribution[p])), region))
+                    .collect();
+                sorted.sort_by(|(a, _), (b, _)| b.total_cmp(a));
+                for (_, region) in sorted {
                     let new = region
                         .iter()
                         .filter(|&&pixel| found.values[pixel].is_none());
