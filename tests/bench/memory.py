@@ -65,7 +65,7 @@ def main():
             start = [args.saliency, "explain", PHOTO, "--device", "cpu", "--model", "resnet50"]
             rest = ["--weights", WEIGHTS, "--memory", budget, "--json", "--save", "none", *options]
             sample = run([*start, *rest])
-            evaluations = json.loads(sample.output)[0]["evaluations"]
+            evaluations = json.loads(sample.output)[0]["trust"]["evaluations"]
             rows.append(
                 [
                     budget,
