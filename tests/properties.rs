@@ -504,7 +504,7 @@ fn linear_pictures_give_the_weights() {
             let sum = linear::plain_sum();
             for (name, recipe) in methods(4) {
                 let recipe = match name {
-                    "xrai" => {
+                    "xrai" | "xrai-fast" => {
                         let of = json!({"method": "integrated-gradients"});
                         let recipe = recipe.with("of", of).unwrap();
                         recipe.with("regions", linear::own_regions()).unwrap()

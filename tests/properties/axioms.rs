@@ -66,6 +66,7 @@ pub fn axioms(method: &str) -> &'static [Axiom] {
         | "smoothgrad-captum"
         | "smoothgrad-pair"
         | "smoothgrad-tf-keras-vis"
+        | "saliency-captum"
         | "vargrad" => &[Dummy, Symmetric],
 
         "integrated-gradients" | "integrated-gradients-zennit" => {
@@ -81,7 +82,7 @@ pub fn axioms(method: &str) -> &'static [Axiom] {
         "guided-ig" => &[INTEGRAL, Dummy],
         "idgi" => &[INTEGRAL, Dummy, Symmetric],
         // Regions have one value.
-        "xrai" => &[],
+        "xrai" | "xrai-fast" => &[],
 
         "deeplift" | "deeplift-captum" | "deeplift-shap" | "deeplift-shap-captum" => {
             &[EXACT, Dummy, Symmetric, Additive, Homogeneous]
@@ -121,23 +122,33 @@ pub fn axioms(method: &str) -> &'static [Axiom] {
         | "eigen-grad-cam"
         | "score-cam"
         | "score-cam-aligned"
-        | "ablation-cam" => &[],
+        | "faster-score-cam"
+        | "hires-cam-pytorch-grad-cam"
+        | "eigen-cam-pytorch-grad-cam"
+        | "eigen-grad-cam-pytorch-grad-cam"
+        | "ablation-cam"
+        | "ablation-cam-pytorch-grad-cam" => &[],
 
         "layer-activation" => &[],
-        "layer-gradient-x-activation" | "internal-influence" => &[Additive],
+        "layer-gradient-x-activation" | "internal-influence" | "layer-rule" | "layer-lrp" => {
+            &[Additive]
+        }
         "layer-conductance" | "layer-integrated-gradients" => &[TOLD, Additive],
         // The nodes leave out both ends of the path.
         "layer-conductance-captum" => &[Additive],
-        "neuron-gradient" => &[Dummy, Symmetric],
-        "neuron-integrated-gradients" => &[TOLD, Dummy, Symmetric],
+        "neuron-gradient" | "neuron-guided-backprop" | "neuron-deconvnet" => &[Dummy, Symmetric],
+        "neuron-integrated-gradients" | "neuron-attribution" => &[TOLD, Dummy, Symmetric],
         "neuron-conductance" | "neuron-conductance-captum" => &[Dummy, Symmetric, Additive],
 
-        "occlusion" | "occlusion-captum" | "occlusion-pair" | "feature-ablation" => {
-            &[Dummy, Symmetric, Additive]
-        }
+        "occlusion"
+        | "occlusion-captum"
+        | "occlusion-pair"
+        | "feature-ablation"
+        | "feature-ablation-captum" => &[Dummy, Symmetric, Additive],
         "feature-permutation" => &[Dummy, Additive, Together],
         "shapley" | "kernel-shap" => &[EXACT, Dummy, Symmetric, Additive],
-        // Few orders treat no two features alike.
+        // Few sets, and few orders, treat no two features alike.
+        "kernel-shap-captum" => &[EXACT, Additive],
         "shapley-sampling" => &[EXACT, Dummy, Additive],
         // A linear model of a function with interactions may lean on what the function ignores.
         "lime" => &[Symmetric, Additive],
@@ -166,7 +177,7 @@ pub fn takes_tables(method: &str) -> bool {
         Family::Cam | Family::Layer => false,
         _ => !matches!(
             method,
-            "blur-ig" | "xrai" | "guided-grad-cam" | "guided-grad-cam-nearest"
+            "blur-ig" | "xrai" | "xrai-fast" | "guided-grad-cam" | "guided-grad-cam-nearest"
         ),
     }
 }
@@ -175,7 +186,7 @@ fn takes(method: &str, rank: usize) -> bool {
     match rank {
         2 => takes_tables(method),
         // Regions are those of pictures.
-        3 => method != "xrai",
+        3 => !method.starts_with("xrai"),
         _ => true,
     }
 }
@@ -218,13 +229,15 @@ fn tuned(name: &str, rank: usize) -> Recipe {
             let recipe = with(recipe, "baseline", json!("zero"));
             with(recipe, "grid", json!(3))
         }
-        "xrai" => with(recipe, "min_pixels", json!(1)),
+        "xrai" | "xrai-fast" => with(recipe, "min_pixels", json!(1)),
         _ => recipe,
     };
     let few = match name {
         // Fewer would not take every set of a table's columns once.
-        "kernel-shap" | "lime" | "lime-captum" | "shapley" if rank == 2 => None,
-        "kernel-shap" | "lime" | "lime-captum" => Some(150),
+        "kernel-shap" | "kernel-shap-captum" | "lime" | "lime-captum" | "shapley" if rank == 2 => {
+            None
+        }
+        "kernel-shap" | "kernel-shap-captum" | "lime" | "lime-captum" => Some(150),
         "shapley" | "shapley-sampling" => Some(2),
         "rise" | "rise-xplique" | "hsic" | "hsic-xplique" => Some(64),
         "sobol" | "sobol-xplique" | "sobol-first-order" => Some(16),

@@ -154,7 +154,7 @@ impl Row {
         match method {
             "gradient" | "smoothgrad-signed" | "smoothgrad-zennit" | "guided-backprop"
             | "deconvnet" => exact(self.w.clone()),
-            "smoothgrad" | "smoothgrad-captum" | "smoothgrad-tf-keras-vis" => {
+            "smoothgrad" | "smoothgrad-captum" | "smoothgrad-tf-keras-vis" | "saliency-captum" => {
                 exact(self.of_w(f64::abs))
             }
             "smoothgrad-squared" | "smoothgrad-pair" => exact(self.of_w(|w| w * w)),
@@ -174,9 +174,11 @@ impl Row {
             | "occlusion-captum"
             | "occlusion-pair"
             | "feature-ablation"
+            | "feature-ablation-captum"
             | "shapley"
             | "shapley-sampling"
             | "kernel-shap"
+            | "kernel-shap-captum"
             | "lime"
             | "lime-captum" => close(self.c.clone()),
             "feature-permutation" => close(self.swapped.clone()),
@@ -409,13 +411,14 @@ impl Picture {
             | "deeplift-captum"
             | "lrp-captum"
             | "feature-ablation"
+            | "feature-ablation-captum"
             | "shapley"
             | "occlusion"
             | "occlusion-captum"
             | "occlusion-pair" => close(self.c.concat()),
             // The same weights whatever is integrated.
             "blur-ig" => close(times(&|ch, p| self.w[ch][p] * blurred[ch * PLACES + p])),
-            "xrai" => close(
+            "xrai" | "xrai-fast" => close(
                 (0..PLACES)
                     .map(|p| {
                         self.c
@@ -442,7 +445,7 @@ impl Picture {
             }
 
             "grad-cam-signed" | "hires-cam" => close(contributions),
-            "grad-cam" => close(positive(contributions)),
+            "grad-cam" | "hires-cam-pytorch-grad-cam" => close(positive(contributions)),
             // Shares of a sum that may be close to zero, plus 1e-7.
             "xgrad-cam" => {
                 let shares = [0, 1].map(|k| self.g[k] * sums[k] / (sums[k] + 1e-7));
@@ -460,10 +463,16 @@ impl Picture {
                 close(positive(self.weighted([0, 1].map(weight))))
             }
             // One component: the multiples' common pattern.
-            "eigen-cam" | "eigen-cam-uncentred" | "eigen-grad-cam" if multiples => {
-                let factors = match method {
-                    "eigen-grad-cam" => [self.g[0], 2.0 * self.g[1]],
-                    _ => [1.0, 2.0],
+            "eigen-cam"
+            | "eigen-cam-uncentred"
+            | "eigen-cam-pytorch-grad-cam"
+            | "eigen-grad-cam"
+            | "eigen-grad-cam-pytorch-grad-cam"
+                if multiples =>
+            {
+                let factors = match method.starts_with("eigen-grad-cam") {
+                    true => [self.g[0], 2.0 * self.g[1]],
+                    false => [1.0, 2.0],
                 };
                 let length = factors[0].hypot(factors[1]);
                 let mean = match method {
@@ -478,23 +487,33 @@ impl Picture {
                 if largest.is_some_and(|v| v < 0.0) {
                     map.iter_mut().for_each(|v| *v = -*v);
                 }
-                close(map)
+                close(match method.ends_with("pytorch-grad-cam") {
+                    true => positive(map),
+                    false => map,
+                })
             }
             // The same mask twice, so the same weight.
-            "score-cam" | "score-cam-aligned" if multiples => {
+            "score-cam" | "score-cam-aligned" | "faster-score-cam" if multiples => {
                 close(positive(self.weighted([0.5; LAYER])))
             }
-            "ablation-cam" => {
+            "ablation-cam" | "ablation-cam-pytorch-grad-cam" => {
                 let f = self.score();
+                let least = self.a.iter().flatten().copied().fold(f64::MAX, f64::min);
+                let filled = match method {
+                    "ablation-cam" => 0.0,
+                    _ => PLACES as f64 * (least - 1e7),
+                };
                 close(positive(
-                    self.weighted([0, 1].map(|k| self.g[k] * sums[k] / f)),
+                    self.weighted([0, 1].map(|k| self.g[k] * (sums[k] - filled) / f)),
                 ))
             }
 
             "layer-activation" => close(self.weighted([1.0; LAYER])),
-            "layer-gradient-x-activation" | "layer-conductance" | "layer-integrated-gradients" => {
-                close(contributions)
-            }
+            "layer-gradient-x-activation"
+            | "layer-conductance"
+            | "layer-integrated-gradients"
+            | "layer-rule"
+            | "layer-lrp" => close(contributions),
             // The way between the first and the last node.
             "layer-conductance-captum" => {
                 let nodes = Quadrature::GaussLegendre.nodes(STEPS + 1);
@@ -502,10 +521,15 @@ impl Picture {
                 close(contributions.iter().map(|c| way * c).collect())
             }
             "internal-influence" => close(vec![self.g.iter().sum(); PLACES]),
-            "neuron-gradient" => exact(self.neuron.concat()),
-            "neuron-integrated-gradients" | "neuron-conductance" | "neuron-conductance-captum" => {
+            "neuron-gradient" | "neuron-guided-backprop" | "neuron-deconvnet" => {
+                exact(self.neuron.concat())
+            }
+            "neuron-integrated-gradients"
+            | "neuron-attribution"
+            | "neuron-conductance"
+            | "neuron-conductance-captum" => {
                 let factor = match method {
-                    "neuron-integrated-gradients" => 1.0,
+                    "neuron-integrated-gradients" | "neuron-attribution" => 1.0,
                     "neuron-conductance" => self.g[0],
                     _ => self.g[0] * (1.0 - 1.0 / STEPS as f64),
                 };
