@@ -15,6 +15,7 @@ const THICK: i32 = 16;
 const PLOT: i32 = 420;
 const NAMES: i32 = 280;
 const GREY: [u8; 3] = [110, 110, 110];
+const MAGNITUDE: [u8; 3] = [76, 114, 176];
 /// Darker than any bar.
 const WHISKER: [u8; 3] = [20, 20, 20];
 
@@ -83,6 +84,32 @@ impl Bar {
 /// # Ok::<(), saliency_viz::Error>(())
 /// ```
 pub fn bars(bars: &[Bar], title: &str, axis: &str) -> Result<RgbImage> {
+    draw(bars, title, axis, Signs::Shown)
+}
+
+/// The same in one colour, for numbers without a sign such as mean |contribution|.
+///
+/// # Errors
+/// Those of [`bars`].
+///
+/// ```
+/// use saliency_viz::{Bar, magnitudes};
+/// let features = [Bar::new("income", 0.8).interval(0.7, 0.9), Bar::new("age", 0.5)];
+/// let picture = magnitudes(&features, "1000 rows", "mean |contribution|")?;
+/// assert!(picture.width() > 500);
+/// # Ok::<(), saliency_viz::Error>(())
+/// ```
+pub fn magnitudes(bars: &[Bar], title: &str, axis: &str) -> Result<RgbImage> {
+    draw(bars, title, axis, Signs::None)
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Signs {
+    Shown,
+    None,
+}
+
+fn draw(bars: &[Bar], title: &str, axis: &str, signs: Signs) -> Result<RgbImage> {
     within("bars", bars.len(), BARS)?;
     let ends = |bar: &Bar| {
         let (low, high) = bar.interval.unwrap_or((bar.value, bar.value));
@@ -96,7 +123,7 @@ pub fn bars(bars: &[Bar], title: &str, axis: &str) -> Result<RgbImage> {
         let gap = if detail.is_empty() { 0 } else { 6 };
         width(NAME, name) + gap + width(NAME, detail)
     });
-    let values: Vec<String> = bars.iter().map(value_text).collect();
+    let values: Vec<String> = bars.iter().map(|bar| value_text(bar, signs)).collect();
     let value_width = values.iter().map(|text| width(NAME, text)).max();
     let has_shares = bars.iter().any(|bar| bar.share.is_some());
     let plot = Rect {
@@ -116,7 +143,7 @@ pub fn bars(bars: &[Bar], title: &str, axis: &str) -> Result<RgbImage> {
     horizontal_axis(&mut canvas, plot, scale, axis);
     for (row, (bar, (name, detail))) in bars.iter().zip(&labels).enumerate() {
         let middle = plot.y + 3 + row as i32 * ROW + ROW / 2;
-        draw_bar(&mut canvas, plot, scale, middle, bar);
+        draw_bar(&mut canvas, plot, scale, middle, (bar, signs));
         let mut right = plot.x - 10;
         write(
             &mut canvas,
@@ -148,14 +175,20 @@ fn label(bar: &Bar) -> (String, String) {
     (shorten(NAME, &bar.name, room), detail)
 }
 
-fn value_text(bar: &Bar) -> String {
-    match bar.value > 0.0 {
+fn value_text(bar: &Bar, signs: Signs) -> String {
+    match bar.value > 0.0 && signs == Signs::Shown {
         true => format!("+{}", short(bar.value.into())),
         false => short(bar.value.into()),
     }
 }
 
-fn draw_bar(canvas: &mut RgbImage, plot: Rect, scale: Scale, middle: i32, bar: &Bar) {
+fn draw_bar(
+    canvas: &mut RgbImage,
+    plot: Rect,
+    scale: Scale,
+    middle: i32,
+    (bar, signs): (&Bar, Signs),
+) {
     let (zero, end) = (scale.x(plot, 0.0).round(), scale.x(plot, bar.value).round());
     let area = Rect {
         x: zero.min(end) as i32,
@@ -164,6 +197,7 @@ fn draw_bar(canvas: &mut RgbImage, plot: Rect, scale: Scale, middle: i32, bar: &
         height: THICK,
     };
     let colour = match bar.value {
+        _ if signs == Signs::None => MAGNITUDE,
         value if value > 0.0 => POSITIVE,
         value if value < 0.0 => NEGATIVE,
         _ => FRAME,
@@ -219,6 +253,14 @@ mod tests {
         let ratio = red.len() as f32 / blue.len() as f32;
         assert!((ratio - 2.0).abs() < 0.03, "{ratio}");
         assert_eq!(red.len() as u32 - 1, red.last().unwrap() - red[0]);
+    }
+
+    #[test]
+    fn magnitudes_have_one_colour() {
+        let picture = magnitudes(&[Bar::new("a", 2.0), Bar::new("b", 1.0)], "", "x").unwrap();
+        assert!(columns(&picture, POSITIVE).is_empty());
+        assert!(columns(&picture, MAGNITUDE).len() > 300);
+        assert_eq!(value_text(&Bar::new("a", 2.0), Signs::None), "2.00");
     }
 
     #[test]

@@ -8,7 +8,7 @@
 //! | several channel reductions side by side | [`aggregations`] |
 //! | any labelled maps side by side | [`gallery`] |
 //! | how the values of a map are distributed | [`histogram`] |
-//! | features of a table, with intervals | [`bars`] |
+//! | features of a table, with intervals | [`bars`], [`magnitudes`] |
 //! | features at many rows of a table | [`beeswarm`] |
 //! | a series over its saliency | [`series`] |
 //! | features over time | [`time_heat`] |
@@ -56,7 +56,7 @@ mod style;
 mod text;
 mod ticks;
 
-pub use bars::{Bar, bars};
+pub use bars::{Bar, bars, magnitudes};
 pub use beeswarm::{Swarm, beeswarm};
 pub use blend::{grey, heatmap, outline, overlay};
 pub use colormap::Colormap;

@@ -115,8 +115,11 @@ fn draw_line(canvas: &mut RgbImage, plot: Rect, values: &[f32]) {
     if values.len() == 1 {
         crate::canvas::disc(canvas, at(0), 3.0, LINE);
     }
-    for step in 1..values.len() {
-        line(canvas, at(step - 1), at(step), 1.8, LINE);
+    // A halo keeps the line legible on dark colours.
+    for (width, colour) in [(4.5, [255; 3]), (1.8, LINE)] {
+        for step in 1..values.len() {
+            line(canvas, at(step - 1), at(step), width, colour);
+        }
     }
 }
 
@@ -280,8 +283,8 @@ mod tests {
         let line = track(vec![0.0, 10.0], vec![0.0; 2]);
         let picture = series(&times(2), &[line], "", "").unwrap();
         let dark = |x: u32| {
-            let mut ys = (31..300).filter(move |&y| picture.get_pixel(x, y).0[0] < 60);
-            ys.next().unwrap()
+            let mut ys = 31..300;
+            ys.find(|&y| picture.get_pixel(x, y).0[0] < 60).unwrap()
         };
         let (quarter, half, three) = (
             84 + PLOT as u32 * 3 / 8,
