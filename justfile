@@ -65,6 +65,7 @@ reference: venv
     {{python}} tests/reference/weights.py
     {{python}} tests/reference/labels.py
     {{python}} tests/reference/ablation.py
+    {{python}} tests/reference/finance.py
 
 # ResNet50 against torchvision in f64 and f32 (generates about 300 MB in target/reference)
 resnet50: venv

@@ -7,6 +7,8 @@ mod ablation;
 mod cams;
 #[path = "golden/deeplift.rs"]
 mod deeplift;
+#[path = "golden/finance.rs"]
+mod finance;
 mod layers;
 #[path = "golden/lrp.rs"]
 mod lrp;

@@ -291,14 +291,14 @@ fn max_pools_have_captums_values() {
 }
 
 #[derive(Module, Debug)]
-struct LstmNet {
+pub struct LstmNet {
     lstm: Lstm,
     fc: Linear,
 }
 
 impl LstmNet {
     /// PyTorch keeps the gates in one matrix: input, forget, cell, output.
-    fn golden(reference: &Reference) -> Self {
+    pub fn golden(reference: &Reference) -> Self {
         const HIDDEN: usize = 5;
         let part = |name: &str, gate: usize| {
             let all: Tensor<2> = of_torch(reference, &format!("lstm.weights.lstm.{name}_l0"));
@@ -328,7 +328,7 @@ impl LstmNet {
         }
     }
 
-    fn forward(&self, x: Tensor<3>) -> Tensor<2> {
+    pub fn forward(&self, x: Tensor<3>) -> Tensor<2> {
         let (_, state) = self.lstm.forward(x, None);
         self.fc.forward(state.hidden)
     }

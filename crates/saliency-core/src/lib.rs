@@ -28,7 +28,7 @@
 //! - [`Method`]: how. [`Gradient`], [`InputXGradient`], and [`SmoothGrad`] of any method.
 //! - [`Attribution`]: the result, signed and raw; [`Reduction`] and [`Map`] make pictures of
 //!   it, [`Statistics`] describe them.
-//! - Tables `[N, F]` and series `[N, T, F]`: [`Columns`] names the features, [`Ranking`] sorts
+//! - Tables `[N, F]` and series `[N, T, F]`: [`Columns`] names the features, [`FeatureRanking`] sorts
 //!   them, [`analysis::Importance`] sums up a whole file.
 //! - [`analysis`]: comparing classes, noise, sensitivity, localisation, importance.
 //! - [`Run`]: batch size, progress, cancellation.
@@ -81,7 +81,7 @@ pub use model::{Model, Probabilities};
 pub use noise::NoiseScale;
 pub use quadrature::Quadrature;
 pub use quasi::Design;
-pub use ranking::{Contribution, Ranked, Ranking};
+pub use ranking::{Contribution, FeatureRanking, Ranked};
 pub use recipe::{Family, MethodInfo, Needs, Recipe};
 pub use reduce::{Reduction, reduce, signed_pair};
 pub use run::{BatchSize, ModeCheck, Progress, ProgressFn, Run, Stage};

@@ -19,7 +19,7 @@ pub struct Contribution {
     pub magnitude: f64,
 }
 
-/// One line of a [`Ranking`].
+/// One line of a [`FeatureRanking`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Ranked {
     /// The feature's name, that of its source column where it was one-hot encoded.
@@ -35,19 +35,19 @@ pub struct Ranked {
 /// Features of one row, the one that weighs most first.
 ///
 /// ```
-/// use saliency_core::{Contribution, Ranking};
+/// use saliency_core::{Contribution, FeatureRanking};
 /// let of = |value: f64| Contribution { value, magnitude: value.abs() };
-/// let ranking = Ranking::new([("age", of(1.0)), ("income", of(-3.0))]);
+/// let ranking = FeatureRanking::new([("age", of(1.0)), ("income", of(-3.0))]);
 /// assert_eq!(ranking.features[0].name, "income");
 /// assert_eq!((ranking.features[0].value, ranking.features[0].share), (-3.0, 0.75));
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Ranking {
+pub struct FeatureRanking {
     /// The features, sorted by magnitude; equals keep their order.
     pub features: Vec<Ranked>,
 }
 
-impl Ranking {
+impl FeatureRanking {
     /// Sorted, with shares.
     pub fn new(features: impl IntoIterator<Item = (impl Into<String>, Contribution)>) -> Self {
         let mut features: Vec<Ranked> = features
@@ -66,7 +66,7 @@ impl Ranking {
                 .for_each(|f| f.share = f.magnitude / total);
         }
         features.sort_by(|a, b| b.magnitude.total_cmp(&a.magnitude));
-        Ranking { features }
+        FeatureRanking { features }
     }
 }
 
@@ -140,10 +140,10 @@ impl<const D: usize> Attribution<D> {
         Ok(self.sources(&columns)?.into_iter().map(of_row).collect())
     }
 
-    fn ranked(&self) -> Result<Vec<Ranking>, Error> {
+    fn ranked(&self) -> Result<Vec<FeatureRanking>, Error> {
         let columns = self.named();
         let names = columns.sources();
-        let of_row = |row: Vec<Contribution>| Ranking::new(names.iter().cloned().zip(row));
+        let of_row = |row: Vec<Contribution>| FeatureRanking::new(names.iter().cloned().zip(row));
         Ok(self.of_sources()?.into_iter().map(of_row).collect())
     }
 }
@@ -162,7 +162,7 @@ impl Attribution<2> {
     ///
     /// # Errors
     /// [`Error::Device`] when the device fails.
-    pub fn rankings(&self) -> Result<Vec<Ranking>, Error> {
+    pub fn rankings(&self) -> Result<Vec<FeatureRanking>, Error> {
         self.ranked()
     }
 }
@@ -181,7 +181,7 @@ impl Attribution<3> {
     ///
     /// # Errors
     /// [`Error::Device`] when the device fails.
-    pub fn rankings(&self) -> Result<Vec<Ranking>, Error> {
+    pub fn rankings(&self) -> Result<Vec<FeatureRanking>, Error> {
         self.ranked()
     }
 
@@ -316,7 +316,7 @@ mod tests {
 
     #[test]
     fn nothing_at_all_has_no_shares() {
-        let none = Ranking::new([("a", Contribution::default()); 2]);
+        let none = FeatureRanking::new([("a", Contribution::default()); 2]);
         assert!(none.features.iter().all(|f| f.share == 0.0));
     }
 }
