@@ -7,3 +7,4 @@ mod graph;
 mod parity;
 mod real_weights;
 mod resnet50;
+mod vectors;
