@@ -4,6 +4,7 @@
 
 pub mod cifar_resnet;
 pub mod config;
+pub mod data;
 pub mod demo;
 #[cfg(feature = "fetch")]
 pub mod fetch;
