@@ -12,4 +12,5 @@ pub mod models;
 pub mod noise;
 pub mod sensitivity;
 pub mod stats;
+pub mod train;
 pub mod train_demo;

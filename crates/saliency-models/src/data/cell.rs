@@ -116,6 +116,21 @@ pub(crate) fn time(text: &str) -> Option<f64> {
     Some(since as f64 * 86_400.0 + clock.map_or(Some(0.0), seconds)?)
 }
 
+/// The ISO date of a number of days from 1970-01-01.
+pub(crate) fn date(days: i64) -> String {
+    let days = days + 719_468;
+    let (era, of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
+    let years = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * years + years / 4 - years / 100);
+    let m = (5 * of_year + 2) / 153;
+    let (day, month) = (
+        of_year - (153 * m + 2) / 5 + 1,
+        if m < 10 { m + 3 } else { m - 9 },
+    );
+    let year = era * 400 + years + i64::from(month <= 2);
+    format!("{year:04}-{month:02}-{day:02}")
+}
+
 /// Seconds of `15:30`, `15:30:00`, `15:30:00.25`, each with or without `Z`.
 fn seconds(clock: &str) -> Option<f64> {
     let mut parts = clock.strip_suffix('Z').unwrap_or(clock).split(':');
@@ -184,6 +199,14 @@ mod tests {
             "2020-01 10:00",
         ] {
             assert_eq!(time(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn dates_are_written_as_they_are_read() {
+        assert_eq!(date(18_321), "2020-02-29");
+        for days in (-60_000..60_000).step_by(17) {
+            assert_eq!(time(&date(days)), Some(days as f64 * 86_400.0));
         }
     }
 

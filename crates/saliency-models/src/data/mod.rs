@@ -26,6 +26,6 @@ pub use layout::{Layout, Quantity, Task, Window};
 pub use samples::{Sample, Samples};
 pub use schema::{Column, MOST_CATEGORIES, Schema, SchemaOptions};
 
-pub(crate) use error::{listed, nearest};
+pub(crate) use cell::date;
 pub(crate) use fit::Moments;
 pub(crate) use rows::{Row, Strictness};

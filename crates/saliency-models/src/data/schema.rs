@@ -37,6 +37,8 @@ pub struct Column {
     pub kind: Kind,
     /// Its categories, numbers before text; none where it is not categorical.
     pub categories: Vec<String>,
+    /// Different texts in its cells; counted no further than one above [`MOST_CATEGORIES`].
+    pub distinct: usize,
     /// Empty cells.
     pub missing: u64,
     /// Whether it counts the rows, as an identifier does.
@@ -219,6 +221,7 @@ impl Seen {
             Kind::Categorical
         };
         let is_numeric = kind == Kind::Numeric;
+        let distinct = self.categories.len();
         let mut categories: Vec<String> = match kind {
             Kind::Categorical => self.categories.into_iter().collect(),
             _ => Vec::new(),
@@ -228,6 +231,7 @@ impl Seen {
             name: name.into(),
             kind,
             categories,
+            distinct,
             missing: self.missing[usize::from(is_numeric)],
             counts_rows: is_numeric && self.counts_rows && self.cells > 2,
             zeros_at_end: if is_numeric && self.nonzero {
