@@ -43,7 +43,7 @@ fn linear(data: &Path, csv: CsvOptions, target: &str, drop: &[&str]) -> (SavedMo
     let trained = train(&options, data, &Device::flex(), &mut |_| {
         ControlFlow::Continue(())
     });
-    trained.unwrap().save(folder.path()).unwrap();
+    trained.unwrap().save(folder.path(), "a test").unwrap();
     let model = SavedModel::load(folder.path(), &Device::flex()).unwrap();
     let samples = model.layout().samples(data, &csv).unwrap();
     let samples = samples.take(4096).collect::<Result<_, _>>().unwrap();

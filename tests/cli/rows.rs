@@ -76,7 +76,7 @@ impl Sandbox {
     fn train(&self, data: &str, folder: &str, options: &TrainOptions) {
         let mut go_on = |_| ControlFlow::Continue(());
         let trained = train(options, self.path(data), &Device::flex(), &mut go_on).unwrap();
-        trained.save(self.path(folder)).unwrap();
+        trained.save(self.path(folder), "a test").unwrap();
     }
 
     fn rows(&self, args: &[&str]) -> Vec<Value> {

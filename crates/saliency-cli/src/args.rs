@@ -3,7 +3,11 @@ use std::{ops::RangeInclusive, path::PathBuf, str::FromStr};
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum, builder::RangedU64ValueParser};
 use clap_complete::Shell;
 use saliency_core::Reduction;
-use saliency_models::data::{CsvOptions, Delimiter, Encoding};
+use saliency_models::{
+    data::{CsvOptions, Delimiter, Encoding, Missing, Quantity},
+    predictor::Family,
+    train::TaskKind,
+};
 
 /// Which parts of the input did the network rely on?
 #[derive(Parser, Debug)]
@@ -81,6 +85,13 @@ pub enum Command {
     #[command(after_help = "Example:
   saliency fetch resnet50")]
     Fetch(Fetch),
+    /// Train a model on a CSV file, for tables and time series
+    #[command(after_help = "Examples:
+  saliency train --data credit.csv --target default --out credit/
+  saliency train --data german.data --no-header --target c21 --task classification --out german/
+  saliency train --data vix.csv --target CLOSE --target-as return --sequence 30 --horizon 1,5 --out vix/
+  saliency train --data prices.csv --target signal --sequence 12 --horizon 0 --model lstm --out signal/")]
+    Train(Box<Train>),
     /// Train the embedded demo model again
     #[command(after_help = "Example:
   saliency train-demo --out models/demo.safetensors")]
@@ -270,30 +281,6 @@ pub struct RowArgs {
     pub csv: CsvArgs,
 }
 
-/// How a CSV file is written.
-#[derive(ClapArgs, Debug)]
-pub struct CsvArgs {
-    /// comma, semicolon, tab, pipe or space; else found out
-    #[arg(long, value_name = "NAME")]
-    pub delimiter: Option<Delimiter>,
-    /// utf-8, utf-16le, utf-16be or windows-1252; else found out
-    #[arg(long, value_name = "NAME")]
-    pub encoding: Option<Encoding>,
-    /// The first line is data: columns are called c1, c2, ...
-    #[arg(long)]
-    pub no_header: bool,
-}
-
-impl CsvArgs {
-    pub fn options(&self) -> CsvOptions {
-        CsvOptions {
-            delimiter: self.delimiter,
-            header: !self.no_header,
-            encoding: self.encoding,
-        }
-    }
-}
-
 #[derive(ClapArgs, Debug)]
 pub struct Importance {
     /// CSV file that is explained as a whole
@@ -436,6 +423,130 @@ pub struct Fetch {
     /// Another server that has the same file names
     #[arg(long, value_name = "URL", env = "SALIENCY_MIRROR")]
     pub mirror: Option<String>,
+}
+
+#[derive(ClapArgs, Debug)]
+pub struct Train {
+    /// CSV file: a row for each case or each time
+    #[arg(long, value_name = "FILE")]
+    pub data: PathBuf,
+    /// Column to tell
+    #[arg(long, value_name = "COLUMN")]
+    pub target: String,
+    /// Folder to write: model.json, weights.safetensors, card.md
+    #[arg(long, value_name = "FOLDER")]
+    pub out: PathBuf,
+    /// classification or regression; else by what the target holds
+    #[arg(long)]
+    pub task: Option<TaskKind>,
+    /// linear, mlp, lstm, gru, tcn or transformer; else mlp, and lstm for windows
+    #[arg(long)]
+    pub model: Option<Family>,
+    /// Columns to read, separated by commas; else all but the target and dates
+    #[arg(long, value_delimiter = ',', value_name = "COLUMNS")]
+    pub features: Option<Vec<String>>,
+    /// Columns to leave out, separated by commas
+    #[arg(long, value_delimiter = ',', value_name = "COLUMNS")]
+    pub drop: Vec<String>,
+    /// Rows of a window: the data is a series
+    #[arg(long, value_name = "T", value_parser = at_least_one())]
+    pub sequence: Option<usize>,
+    /// How many rows after a window the target is, separated by commas; 0 is its last row
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "1",
+        requires = "sequence"
+    )]
+    pub horizon: Vec<usize>,
+    /// What of a series' target is told: value, change, return or direction
+    #[arg(long, value_name = "WHAT", default_value_t, requires = "sequence")]
+    pub target_as: Quantity,
+    /// Column with the rows' times; else the first that holds ISO dates
+    #[arg(long, value_name = "COLUMN", requires = "sequence")]
+    pub time: Option<String>,
+    #[command(flatten)]
+    pub csv: CsvArgs,
+    /// Columns whose numbers are categories, separated by commas
+    #[arg(long, value_delimiter = ',', value_name = "COLUMNS")]
+    pub categorical: Vec<String>,
+    /// Columns that hold numbers, separated by commas; text in them is refused
+    #[arg(long, value_delimiter = ',', value_name = "COLUMNS")]
+    pub numeric: Vec<String>,
+    /// What empty cells are: error, mean (or the most frequent category), or drop the row
+    #[arg(long, default_value = "error")]
+    pub missing: Missing,
+    /// Texts that count as empty cells, separated by commas
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_name = "TEXTS",
+        allow_hyphen_values = true
+    )]
+    pub absent: Vec<String>,
+    /// Width of hidden layers; else 32, and 64 in an mlp
+    #[arg(long, value_parser = at_least_one())]
+    pub hidden: Option<usize>,
+    /// Hidden layers; else by the model
+    #[arg(long, value_parser = at_least_one())]
+    pub layers: Option<usize>,
+    /// Most passes over the training rows
+    #[arg(long, default_value_t = 100, value_parser = at_least_one())]
+    pub epochs: usize,
+    /// Rows for each step; else 32, 128 or 512 by the number of rows
+    #[arg(long, value_parser = at_least_one())]
+    pub batch: Option<usize>,
+    /// Learning rate; else 0.01 for a linear model, 0.002 for others
+    #[arg(long)]
+    pub rate: Option<f64>,
+    /// Weight decay
+    #[arg(long, default_value_t = 1e-4)]
+    pub decay: f64,
+    /// Passes without a lower validation loss after which training ends
+    #[arg(long, default_value_t = 10, value_parser = at_least_one())]
+    pub patience: usize,
+    /// Let rare classes count as much as frequent ones
+    #[arg(long)]
+    pub balance: bool,
+    /// Share of the rows that says when to stop
+    #[arg(long, default_value_t = 0.15)]
+    pub validation: f64,
+    /// Share of the rows that the scores are measured on
+    #[arg(long, default_value_t = 0.15)]
+    pub test: f64,
+    /// Seed of the split of a table, the first weights and the order of rows
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Print the content of model.json
+    #[arg(long)]
+    pub json: bool,
+    /// auto, cpu, ndarray, wgpu, wgpu:N, cuda or cuda:N; small networks are fastest on the CPU
+    #[arg(long, default_value = "cpu")]
+    pub device: String,
+}
+
+/// How a CSV file is written.
+#[derive(ClapArgs, Clone, Debug)]
+pub struct CsvArgs {
+    /// comma, semicolon, tab, pipe or space; else found out from the file
+    #[arg(long)]
+    pub delimiter: Option<Delimiter>,
+    /// The first line is data; columns are called c1, c2, ...
+    #[arg(long)]
+    pub no_header: bool,
+    /// utf-8, utf-16le, utf-16be or windows-1252; else by the byte order mark, or utf-8
+    #[arg(long)]
+    pub encoding: Option<Encoding>,
+}
+
+impl CsvArgs {
+    pub fn options(&self) -> CsvOptions {
+        CsvOptions {
+            delimiter: self.delimiter,
+            header: !self.no_header,
+            encoding: self.encoding,
+        }
+    }
 }
 
 #[derive(ClapArgs, Debug)]

@@ -23,6 +23,8 @@ pub enum Error {
     #[error(transparent)]
     Data(#[from] saliency_models::data::DataError),
     #[error(transparent)]
+    Train(#[from] saliency_models::train::TrainError),
+    #[error(transparent)]
     Saved(#[from] saliency_models::saved::SavedError),
     #[error(transparent)]
     Fetch(#[from] FetchError),
@@ -60,6 +62,8 @@ impl Error {
     pub fn code(&self) -> u8 {
         match self {
             Error::Data(error) if error.is_usage() => 2,
+            Error::Train(error) if error.is_usage() => 2,
+            Error::Saved(saliency_models::saved::SavedError::Taken { .. }) => 2,
             Error::Usage(_) | Error::Labels(_) | Error::Fetch(FetchError::Unknown { .. }) => 2,
             Error::Core(
                 saliency_core::Error::Option { .. }

@@ -80,6 +80,7 @@ fn run(command: Command) -> Result<(), Error> {
         Command::Layers(args) => commands::layers::run(&args),
         Command::Devices(args) => commands::devices::run(&args),
         Command::Fetch(args) => commands::fetch::run(&args),
+        Command::Train(args) => commands::train::run(&args),
         Command::TrainDemo(args) => commands::train_demo::run(&args),
         Command::Demo(args) => commands::demo::run(&args),
         Command::Completions { shell } => commands::completions::run(shell),

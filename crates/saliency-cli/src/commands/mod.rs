@@ -14,4 +14,5 @@ pub mod models;
 pub mod noise;
 pub mod sensitivity;
 pub mod stats;
+pub mod train;
 pub mod train_demo;
