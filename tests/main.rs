@@ -5,6 +5,7 @@ mod finance_real;
 mod frozen;
 mod golden;
 mod graph;
+mod memory;
 mod parity;
 mod real_weights;
 mod resnet50;
