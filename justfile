@@ -66,6 +66,10 @@ reference: venv
     {{python}} tests/reference/labels.py
     {{python}} tests/reference/ablation.py
 
+# scikit-learn's figures on real credit files (not part of the project; give their folder)
+credit folder: venv
+    {{python}} tests/reference/credit.py {{folder}}
+
 # ResNet50 against torchvision in f64 and f32 (generates about 300 MB in target/reference)
 resnet50: venv
     {{python}} tests/reference/resnet50.py target/reference/resnet50

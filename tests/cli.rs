@@ -6,6 +6,7 @@ mod listings;
 mod maps;
 mod refusals;
 mod studies;
+mod tables;
 mod unwritable;
 mod weights;
 

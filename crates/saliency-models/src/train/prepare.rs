@@ -27,6 +27,8 @@ pub(super) struct Prepared {
     pub(super) notes: Vec<String>,
 }
 
+/// So many zeros at the end of a series look like values that are not known yet.
+const ZEROS: u64 = 3;
 /// Fewest examples in each part.
 const FEWEST: usize = 2;
 
@@ -270,7 +272,7 @@ fn features(
                 "column {name} counts the rows; if it is an identifier, leave it out with --drop {name}"
             ));
         }
-        if column.zeros_at_end > 1 {
+        if window.is_some() && column.zeros_at_end >= ZEROS {
             notes.push(format!(
                 "column {name} is 0 in the last {} rows; if that means not known yet, give --absent 0 --missing drop",
                 column.zeros_at_end
