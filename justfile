@@ -51,6 +51,10 @@ parity:
     printf '# Methods on every backend\n\nWritten by `just parity`: a small residual network, flex being the reference, f32. Backends sum in\nother orders, which moves values by about 1e-7, and ReLUs close to zero may flip.\n' > docs/methods/parity.md
     for backend in ndarray wgpu; do printf '\n## %s\n\n' $backend; cat target/parity/$backend.md; done >> docs/methods/parity.md
 
+# Peak memory of `saliency importance` from 10,000 to 1,000,000 generated rows (minutes)
+importance-memory:
+    cargo test --release --workspace {{features}} --test whole -- --ignored --nocapture importance_memory
+
 # Regenerate the committed reference values with PyTorch, Captum and matplotlib
 reference: venv
     {{python}} tests/reference/golden.py
@@ -65,6 +69,7 @@ reference: venv
     {{python}} tests/reference/weights.py
     {{python}} tests/reference/labels.py
     {{python}} tests/reference/ablation.py
+    {{python}} tests/reference/finance.py
 
 # scikit-learn's figures on real credit files (not part of the project; give their folder)
 credit folder: venv

@@ -5,6 +5,7 @@ mod fetch;
 mod listings;
 mod maps;
 mod refusals;
+mod rows;
 mod studies;
 mod tables;
 mod unwritable;

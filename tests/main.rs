@@ -1,9 +1,12 @@
 //! Whole-project tests, in one binary because each binary links all of Burn.
 
 mod cli;
+mod finance_real;
 mod frozen;
 mod golden;
 mod graph;
+mod memory;
 mod parity;
 mod real_weights;
 mod resnet50;
+mod vectors;

@@ -9,6 +9,7 @@ mod inputs;
 mod model;
 mod progress;
 mod report;
+mod table;
 
 use std::{panic, process::ExitCode};
 
@@ -69,6 +70,7 @@ fn one_line(message: &str) -> String {
 fn run(command: Command) -> Result<(), Error> {
     match command {
         Command::Explain(args) => commands::explain::run(&args),
+        Command::Importance(args) => commands::importance::run(&args),
         Command::Compare(args) => commands::compare::run(&args),
         Command::Stats(args) => commands::stats::run(&args),
         Command::Sensitivity(args) => commands::sensitivity::run(&args),

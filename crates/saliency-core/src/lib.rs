@@ -28,15 +28,19 @@
 //! - [`Method`]: how. [`Gradient`], [`InputXGradient`], and [`SmoothGrad`] of any method.
 //! - [`Attribution`]: the result, signed and raw; [`Reduction`] and [`Map`] make pictures of
 //!   it, [`Statistics`] describe them.
-//! - [`analysis`]: comparing classes, noise, sensitivity, localisation.
+//! - Tables `[N, F]` and series `[N, T, F]`: [`Columns`] names the features, [`FeatureRanking`] sorts
+//!   them, [`analysis::Importance`] sums up a whole file.
+//! - [`analysis`]: comparing classes, noise, sensitivity, localisation, importance.
 //! - [`Run`]: batch size, progress, cancellation.
 //!
 //! This crate reads no files, prints nothing and keeps no global state.
 
 pub mod analysis;
 mod attribution;
+mod axes;
 mod baseline;
 mod blur;
+mod columns;
 mod error;
 mod features;
 pub mod graph;
@@ -53,6 +57,7 @@ mod plan;
 mod principal;
 mod quadrature;
 mod quasi;
+mod ranking;
 mod recipe;
 mod reduce;
 mod run;
@@ -64,6 +69,7 @@ mod upsample;
 
 pub use attribution::{Attribution, Evaluations, Evidence, Outcome};
 pub use baseline::Baseline;
+pub use columns::Columns;
 pub use error::Error;
 pub use features::{Features, Groups};
 pub use graph::{Graph, Layer};
@@ -75,6 +81,7 @@ pub use model::{Model, Probabilities};
 pub use noise::NoiseScale;
 pub use quadrature::Quadrature;
 pub use quasi::Design;
+pub use ranking::{Contribution, FeatureRanking, Ranked};
 pub use recipe::{Family, MethodInfo, Needs, Recipe};
 pub use reduce::{Reduction, reduce, signed_pair};
 pub use run::{BatchSize, ModeCheck, Progress, ProgressFn, Run, Stage};

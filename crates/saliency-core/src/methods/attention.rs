@@ -42,7 +42,7 @@ impl Query {
             Query::Auto => {
                 let extra = match D {
                     2 => tokens.saturating_sub(dims[1]),
-                    _ => tokens::grid(tokens, &dims[2..])?.extra,
+                    _ => tokens::grid(tokens, &dims[crate::axes::positions(D)])?.extra,
                 };
                 (extra > 0).then_some(0)
             }

@@ -221,7 +221,7 @@ impl Frame {
         let first = orders.next().flatten();
         let order = match first {
             Some(order) if orders.all(|other| other.as_ref() == Some(&order)) => order,
-            _ => (0..shape.len()).collect(),
+            _ => by_convention(graph, shape.len()),
         };
         let positions = if shape.len() == 2 { 1 } else { 2 };
         Frame {
@@ -251,6 +251,19 @@ impl Frame {
             _ => Value::from(x).permute(&self.order),
         }
     }
+}
+
+/// A series has its features last; where the input goes straight into a convolution, its
+/// channels are first.
+fn by_convention(graph: &Graph, rank: usize) -> Vec<usize> {
+    let convolved = graph.nodes().any(|(_, node)| {
+        node.inputs.contains(&graph.input()) && matches!(node.op, Op::Conv { .. })
+    });
+    let mut order: Vec<usize> = (0..rank).collect();
+    if rank == 3 && !convolved {
+        order.swap(1, 2);
+    }
+    order
 }
 
 /// Where the channels and the places of a layer are.
@@ -359,7 +372,7 @@ fn token_grid(tokens: usize, sizes: &[usize]) -> Option<(usize, Vec<usize>)> {
 
 /// The axis of a node's channels, from the operations before it: convolutions have them on axis
 /// 1, linear layers on the last.
-fn channel_axis(graph: &Graph, id: NodeId) -> Option<usize> {
+pub(super) fn channel_axis(graph: &Graph, id: NodeId) -> Option<usize> {
     let node = graph.node(id);
     let last = node.shape.len().checked_sub(1)?;
     let from = |input: &NodeId| channel_axis(graph, *input);

@@ -8,11 +8,12 @@ use burn::tensor::{
 
 use crate::{
     attribution::{Evaluations, Evidence, Outcome},
+    axes,
     error::Error,
     graph::{Graph, Layer, NodeId, Size, Value, inside},
     host::check_finite,
     method::{Method, checked},
-    methods::tokens,
+    methods::{cam::channel_axis, tokens},
     model::Model,
     recipe::Recipe,
     run::{Counter, Run},
@@ -203,7 +204,7 @@ pub(crate) fn over_input<const D: usize>(
     let graph = inside(model, &method.recipe().name())?;
     let found = method.attribute_layer(graph, input, goal, run)?;
     Ok(Outcome {
-        values: positions(&found.values, input)?,
+        values: positions(&found.values, channel_axis(graph, found.layer), input)?,
         evidence: Evidence {
             delta: found.delta,
             samples: found.steps,
@@ -213,7 +214,11 @@ pub(crate) fn over_input<const D: usize>(
 }
 
 /// Summed over channels and brought to the input's positions, with one channel.
-fn positions<const D: usize>(values: &Value, input: &Tensor<D>) -> Result<Tensor<D>, Error> {
+fn positions<const D: usize>(
+    values: &Value,
+    channels: Option<usize>,
+    input: &Tensor<D>,
+) -> Result<Tensor<D>, Error> {
     let shape = values.shape();
     let rows = input.dims()[0];
     match shape[..] {
@@ -223,10 +228,14 @@ fn positions<const D: usize>(values: &Value, input: &Tensor<D>) -> Result<Tensor
             tokens::to_input(summed.tensor(), input)
         }
         [_, _, ..] if D >= 3 && shape.len() == D => {
+            let channels = channels.filter(|axis| *axis > 0).unwrap_or(1);
+            let mut places = shape[1..].to_vec();
+            places.remove(channels - 1);
             let mut grid = [1; 4];
             grid[0] = rows;
-            grid[4 - (D - 2)..].copy_from_slice(&shape[2..]);
-            upsample(values.sum_dims(&[1]).reshape(&grid).tensor(), input)
+            grid[4 - places.len()..].copy_from_slice(&places);
+            let summed = values.sum_dims(&[channels]);
+            upsample(summed.reshape(&grid).tensor(), input)
         }
         _ => Err(Error::Shape {
             what: "the layer",
@@ -243,13 +252,13 @@ pub(crate) fn upsample<const D: usize>(
     input: &Tensor<D>,
 ) -> Result<Tensor<D>, Error> {
     let dims = input.dims();
-    let size = match dims[2..] {
+    let size = match dims[axes::neighbours(D)] {
         [length] => [1, length],
         [height, width] => [height, width],
         _ => {
             return Err(Error::Shape {
                 what: "the input",
-                expected: "[rows, channels, length] or [rows, channels, height, width] for a map over its positions".into(),
+                expected: "[rows, steps, features] or [rows, channels, height, width] for a map over its positions".into(),
                 got: dims.to_vec(),
             });
         }
@@ -258,6 +267,6 @@ pub(crate) fn upsample<const D: usize>(
         .with_align_corners(false)
         .with_output_size(size);
     let mut shape = dims;
-    shape[1] = 1;
+    shape[axes::channels(D).unwrap_or(1)] = 1;
     Ok(interpolate(map, options).reshape(shape))
 }

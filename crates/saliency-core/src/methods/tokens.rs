@@ -2,7 +2,7 @@
 
 use burn::tensor::Tensor;
 
-use crate::{error::Error, methods::layer_map::upsample};
+use crate::{axes, error::Error, methods::layer_map::upsample};
 
 /// A class token and four registers.
 const USUAL_EXTRA: usize = 5;
@@ -80,7 +80,7 @@ pub(crate) fn to_input<const D: usize>(
         }
         return Ok(values.narrow(1, tokens - dims[1], dims[1]).reshape(dims));
     }
-    let Grid { extra, size } = grid(tokens, &dims[2..])?;
+    let Grid { extra, size } = grid(tokens, &dims[axes::positions(D)])?;
     let map = values
         .narrow(1, extra, tokens - extra)
         .reshape([rows, 1, size[0], size[1]]);
