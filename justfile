@@ -19,6 +19,10 @@ default:
 demo *args:
     cargo run --release --bin saliency {{features}} -- demo --out target/demo {{args}}
 
+# Every method on generated tables and series whose truth is known: target/demo-finance
+demo-finance *args:
+    cargo run --release --bin saliency {{features}} -- demo-finance --out target/demo-finance {{args}}
+
 # All tests: unit, documentation, golden values, backend parity, command line
 test *args:
     cargo test --release --workspace {{features}} {{args}}

@@ -2,6 +2,7 @@
 
 mod cli;
 mod finance_real;
+mod finance_training;
 mod frozen;
 mod golden;
 mod graph;
