@@ -28,12 +28,18 @@ fn data(name: &str) -> Option<PathBuf> {
     if path.is_file() {
         return Some(path);
     }
-    announce(&format!("SKIPPED finance_training: no file {}", path.display()));
+    announce(&format!(
+        "SKIPPED finance_training: no file {}",
+        path.display()
+    ));
     None
 }
 
 fn trained(options: &TrainOptions, path: &Path) -> Trained {
-    train(options, path, &Device::flex(), &mut |_| ControlFlow::Continue(())).unwrap()
+    train(options, path, &Device::flex(), &mut |_| {
+        ControlFlow::Continue(())
+    })
+    .unwrap()
 }
 
 /// Test AUC and log loss of a family, announced beside the reference.
@@ -61,7 +67,9 @@ fn reference(name: &str) -> (f64, f64) {
     let figures: Value = serde_json::from_str(REFERENCE).unwrap();
     let of = |figure: &str| figures[name]["training"][figure].as_f64().unwrap();
     let (auc, log_loss) = (of("auc"), of("log_loss"));
-    announce(&format!("{name}, scikit-learn: AUC {auc:.4}, log loss {log_loss:.4}"));
+    announce(&format!(
+        "{name}, scikit-learn: AUC {auc:.4}, log loss {log_loss:.4}"
+    ));
     (auc, log_loss)
 }
 
@@ -102,8 +110,14 @@ fn series(name: &str, options: &TrainOptions, path: &Path) -> Trained {
     options.epochs = 3;
     let trained = trained(&options, path);
     let scores = trained.description.test.named();
-    assert!(scores.iter().all(|(_, score)| score.is_finite()), "{name}: {scores:?}");
-    announce(&format!("{name}: {scores:.4?} {:?}", trained.description.notes));
+    assert!(
+        scores.iter().all(|(_, score)| score.is_finite()),
+        "{name}: {scores:?}"
+    );
+    announce(&format!(
+        "{name}: {scores:.4?} {:?}",
+        trained.description.notes
+    ));
     trained
 }
 
@@ -117,7 +131,10 @@ fn price_series_are_trained_on() {
             ..SequenceOptions::new(20)
         });
         let trained = series("VIX", &options, &path);
-        assert_eq!(trained.layout().output_names(), ["change of CLOSE t+1", "change of CLOSE t+5"]);
+        assert_eq!(
+            trained.layout().output_names(),
+            ["change of CLOSE t+1", "change of CLOSE t+5"]
+        );
         let window = trained.layout().window.as_ref().unwrap();
         assert_eq!(window.time.as_deref(), Some("DATE"));
     }
@@ -127,7 +144,10 @@ fn price_series_are_trained_on() {
         options.sequence = Some(SequenceOptions::new(10));
         options.drop = vec!["dn".into(), "up".into()];
         let trained = series("AAPL", &options, &path);
-        assert_eq!(trained.layout().output_names(), ["Decreasing", "Increasing"]);
+        assert_eq!(
+            trained.layout().output_names(),
+            ["Decreasing", "Increasing"]
+        );
     }
 }
 
@@ -147,7 +167,11 @@ fn zeros_that_mean_unknown_are_left_out() {
     });
     let as_it_is = series("S&P", &options, &path);
     let says = |trained: &Trained, what: &str| {
-        trained.description.notes.iter().any(|note| note.contains(what))
+        trained
+            .description
+            .notes
+            .iter()
+            .any(|note| note.contains(what))
     };
     assert!(says(&as_it_is, "column Earnings is 0 in the last 36 rows"));
     assert!(says(&as_it_is, "--absent 0 --missing drop"));
@@ -160,7 +184,10 @@ fn zeros_that_mean_unknown_are_left_out() {
     let dropped = series("S&P without zeros", &options, &path);
     assert!(says(&dropped, "rows with an empty cell were left out"));
     assert!(!says(&dropped, "is 0 in the last"));
-    let samples = dropped.layout().samples(&path, &CsvOptions::default()).unwrap();
+    let samples = dropped
+        .layout()
+        .samples(&path, &CsvOptions::default())
+        .unwrap();
     let last = samples.map(Result::unwrap).last().unwrap();
     // PE10 starts ten years after the file, and 36 months at the end have zeros.
     assert_eq!(last.times.last().unwrap(), "2023-06-01");

@@ -225,6 +225,21 @@ fn requests_that_make_no_sense() {
         &["\"paid\" is not numeric"],
     );
     refused(
+        2,
+        loans(),
+        &[
+            "--target",
+            "income",
+            "--sequence",
+            "5",
+            "--target-as",
+            "direction",
+            "--horizon",
+            "1,2",
+        ],
+        &["a classification has one horizon"],
+    );
+    refused(
         1,
         loans(),
         &["--target", "paid", "--sequence", "90"],

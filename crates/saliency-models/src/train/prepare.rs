@@ -162,6 +162,7 @@ fn infer(options: &TrainOptions, path: &Path, file: &str) -> Result<(Schema, Tas
     }
     if quantity == Quantity::Direction {
         numeric("it has no direction")?;
+        one_horizon(options)?;
         let classes = Quantity::directions();
         return Ok((schema, Task::Classification { classes }));
     }
@@ -180,13 +181,7 @@ fn infer(options: &TrainOptions, path: &Path, file: &str) -> Result<(Schema, Tas
             "the {quantity} of a column is a number; give --task regression"
         )));
     }
-    if let Some(sequence) = &options.sequence
-        && sequence.horizon.len() > 1
-    {
-        return Err(TrainError::Options(
-            "a classification has one horizon; give one number of steps".into(),
-        ));
-    }
+    one_horizon(options)?;
     let schema = match target.kind {
         Kind::Categorical => schema,
         // Numbers as classes.
@@ -210,6 +205,15 @@ fn infer(options: &TrainOptions, path: &Path, file: &str) -> Result<(Schema, Tas
         }));
     }
     Ok((schema, Task::Classification { classes }))
+}
+
+fn one_horizon(options: &TrainOptions) -> Result<(), TrainError> {
+    match &options.sequence {
+        Some(sequence) if sequence.horizon.len() > 1 => Err(TrainError::Options(
+            "a classification has one horizon; give one number of steps".into(),
+        )),
+        _ => Ok(()),
+    }
 }
 
 fn first_time(schema: &Schema) -> Option<String> {
