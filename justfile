@@ -19,6 +19,10 @@ default:
 demo *args:
     cargo run --release --bin saliency {{features}} -- demo --out target/demo {{args}}
 
+# Every method on generated tables and series whose truth is known: target/demo-finance
+demo-finance *args:
+    cargo run --release --bin saliency {{features}} -- demo-finance --out target/demo-finance {{args}}
+
 # All tests: unit, documentation, golden values, backend parity, command line
 test *args:
     cargo test --release --workspace {{features}} {{args}}
@@ -75,6 +79,10 @@ reference: venv
     {{python}} tests/reference/labels.py
     {{python}} tests/reference/ablation.py
     {{python}} tests/reference/finance.py
+
+# scikit-learn's figures on real credit files (not part of the project; give their folder)
+credit folder: venv
+    {{python}} tests/reference/credit.py {{folder}}
 
 # ResNet50 against torchvision in f64 and f32 (generates about 300 MB in target/reference)
 resnet50: venv

@@ -7,6 +7,7 @@ mod maps;
 mod refusals;
 mod rows;
 mod studies;
+mod tables;
 mod unwritable;
 mod weights;
 

@@ -3,6 +3,7 @@
 mod cli;
 mod finance_guide;
 mod finance_real;
+mod finance_training;
 mod frozen;
 mod golden;
 mod graph;

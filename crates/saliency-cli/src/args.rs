@@ -100,6 +100,10 @@ pub enum Command {
     #[command(after_help = "Example:
   saliency demo --out demo --scenes 120")]
     Demo(Demo),
+    /// Train on generated tables and series whose truth is known, and measure every method
+    #[command(after_help = "Example:
+  saliency demo-finance --out finance --samples 500")]
+    DemoFinance(DemoFinance),
     /// Print a shell completion script
     #[command(after_help = "Example:
   saliency completions bash > ~/.local/share/bash-completion/completions/saliency")]
@@ -593,6 +597,25 @@ pub struct Demo {
     pub scenes: u32,
     /// auto, cpu, ndarray, wgpu, wgpu:N, cuda or cuda:N
     #[arg(long, default_value = "auto")]
+    pub device: String,
+}
+
+#[derive(ClapArgs, Debug)]
+pub struct DemoFinance {
+    /// Folder to write
+    #[arg(long, default_value = "saliency-demo-finance")]
+    pub out: PathBuf,
+    /// Unseen rows and windows to explain and to measure on
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(2..=500))]
+    pub samples: u32,
+    /// Model of the series: lstm, gru, tcn, transformer, mlp or linear
+    #[arg(long)]
+    pub model: Option<Family>,
+    /// Seed of the data and the training
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// auto, cpu, ndarray, wgpu, wgpu:N, cuda or cuda:N
+    #[arg(long, default_value = "cpu")]
     pub device: String,
 }
 

@@ -83,6 +83,7 @@ fn run(command: Command) -> Result<(), Error> {
         Command::Train(args) => commands::train::run(&args),
         Command::TrainDemo(args) => commands::train_demo::run(&args),
         Command::Demo(args) => commands::demo::run(&args),
+        Command::DemoFinance(args) => commands::demo_finance::run(&args),
         Command::Completions { shell } => commands::completions::run(shell),
     }
 }

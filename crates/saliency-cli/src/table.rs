@@ -111,21 +111,27 @@ impl Tabular {
             }
         }
         let device = device::open(&args.device)?;
+        let batch = match (args.batch, args.memory) {
+            (Some(rows), _) => BatchSize::Rows(rows as usize),
+            (_, Some(bytes)) => BatchSize::Memory(bytes),
+            _ => BatchSize::default(),
+        };
+        Tabular::load(&args.model, device, batch)
+    }
+
+    /// The model in a folder.
+    pub fn load(folder: &str, device: Device, batch: BatchSize) -> Result<Self, Error> {
         let model = SavedModel::load(folder, &device)?;
         let encoder = &model.layout().encoder;
         let sources = encoder.column_names();
         let features = encoder.features();
         let columns = features.iter().map(|f| (&f.name, &sources[f.column]));
         Ok(Tabular {
-            name: args.model.trim_end_matches('/').into(),
+            name: folder.trim_end_matches('/').into(),
             columns: Columns::grouped(columns),
             device,
             model,
-            batch: match (args.batch, args.memory) {
-                (Some(rows), _) => BatchSize::Rows(rows as usize),
-                (_, Some(bytes)) => BatchSize::Memory(bytes),
-                _ => BatchSize::default(),
-            },
+            batch,
         })
     }
 
@@ -192,17 +198,26 @@ impl Tabular {
     /// baseline is the mean row of the training data, and its features are the columns of
     /// the file, where the command line says nothing else.
     pub fn recipe(&self, args: &MethodArgs) -> Result<Recipe, Error> {
-        let mut recipe = model::recipe_or(args, "integrated-gradients")?;
+        let recipe = model::recipe_or(args, "integrated-gradients")?;
         if args.recipe.is_some() {
             return Ok(recipe);
         }
-        let is_given = |name: &str| {
+        self.fitted(recipe, |name| {
             let mut options = args.options.iter();
             options.any(|o| {
                 o.split_once('=')
                     .is_some_and(|(given, _)| given.trim() == name)
             })
-        };
+        })
+    }
+
+    /// A method with the mean training row as its baseline and the file's columns as its
+    /// features, but for options that are given.
+    pub fn fitted(
+        &self,
+        mut recipe: Recipe,
+        is_given: impl Fn(&str) -> bool,
+    ) -> Result<Recipe, Error> {
         let options = recipe.options();
         let reference = self.model.layout().encoder.reference();
         let reference = serde_json::json!({ "values": reference.repeat(self.steps()) });

@@ -435,3 +435,158 @@ pub(crate) fn save(trained: &Trained, folder: &Path, command: &str) -> Result<()
         write(error)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        data::{CsvOptions, Quantity},
+        predictor::Family,
+        train::{SequenceOptions, train},
+    };
+    use std::ops::ControlFlow;
+
+    /// A small series on which every network is trained for a moment.
+    fn trained(family: Family, folder: &Path) -> (Trained, PathBuf) {
+        let path = folder.join("data.csv");
+        let mut text = String::from("day,a,b,kind\n");
+        for i in 0..90u64 {
+            let day = crate::data::date(i as i64);
+            text += &format!(
+                "{day},{},{},{}\n",
+                i * 37 % 11,
+                i * 17 % 13,
+                ["x", "y"][i as usize % 2]
+            );
+        }
+        fs::write(&path, text).unwrap();
+        let mut options = TrainOptions::new("a");
+        options.family = Some(family);
+        options.hidden = Some(4);
+        options.epochs = 2;
+        options.sequence = Some(SequenceOptions {
+            horizon: vec![1, 2],
+            quantity: Quantity::Change,
+            ..SequenceOptions::new(5)
+        });
+        let quiet = &mut |_| ControlFlow::Continue(());
+        (
+            train(&options, &path, &Device::flex(), quiet).unwrap(),
+            path,
+        )
+    }
+
+    fn outputs(predictor: &Predictor, x: Tensor<3>) -> Vec<f32> {
+        predictor.forward_sequence(x).try_into_vec_as().unwrap()
+    }
+
+    #[test]
+    fn every_network_comes_back_to_the_bit() {
+        for family in Family::ALL {
+            let folder = tempfile::tempdir().unwrap();
+            let (trained, path) = trained(family, folder.path());
+            let target = folder.path().join("model");
+            trained.save(&target, "saliency train").unwrap();
+            assert!(SavedModel::is_folder(&target) && !SavedModel::is_folder(folder.path()));
+            let loaded = SavedModel::load(&target, &Device::flex()).unwrap();
+            assert_eq!(loaded.description(), &trained.description);
+            assert!(loaded.is_sequence());
+            let samples = loaded
+                .layout()
+                .samples(&path, &CsvOptions::default())
+                .unwrap();
+            let samples: Vec<Sample> = samples.map(Result::unwrap).collect();
+            assert_eq!(samples.len(), 86);
+            let x = loaded.sequence(&samples);
+            let (got, want) = (
+                outputs(loaded.predictor(), x.clone()),
+                outputs(&trained.predictor, x.clone()),
+            );
+            assert!(got.iter().any(|v| *v != 0.0), "{family}");
+            assert_eq!(got, want, "{family}");
+            let graph = saliency_core::Model::<3>::forward(loaded.graph(), x);
+            for (a, b) in graph.try_into_vec_as::<f32>().unwrap().iter().zip(&want) {
+                assert!(
+                    (a - b).abs() <= 1e-5 * b.abs().max(1.0),
+                    "{family}: {a} {b}"
+                );
+            }
+            // Nothing but the model's three files is left beside the data.
+            let names = |folder: &Path| {
+                let entries = fs::read_dir(folder)
+                    .unwrap()
+                    .map(|e| e.unwrap().file_name());
+                let mut names: Vec<_> = entries.map(|n| n.into_string().unwrap()).collect();
+                names.sort();
+                names
+            };
+            assert_eq!(
+                names(&target),
+                ["card.md", "model.json", "weights.safetensors"]
+            );
+            assert_eq!(names(folder.path()), ["data.csv", "model"]);
+        }
+    }
+
+    #[test]
+    fn folders_that_cannot_be_loaded() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("model");
+        let load = || {
+            SavedModel::load(&target, &Device::flex())
+                .unwrap_err()
+                .to_string()
+        };
+        assert!(load().contains("model: no such folder; train a model"));
+        fs::create_dir(&target).unwrap();
+        assert!(load().contains("holds no model: there is no model.json in it"));
+        let (trained, _) = trained(Family::Gru, folder.path());
+        trained.save(&target, "").unwrap();
+        let json = target.join("model.json");
+        let good = fs::read_to_string(&json).unwrap();
+        let with = |from: &str, to: &str| {
+            let text = good.replacen(from, to, 1);
+            assert_ne!(text, good, "{from}");
+            fs::write(&json, text).unwrap();
+            let error = load();
+            assert!(!error.contains('\n'), "{error}");
+            error
+        };
+        assert!(with("\"version\": 1", "\"version\": 2").contains("written in version 2"));
+        assert!(with("saliency-model", "other").contains("is of the format \"other\""));
+        assert!(with("{", "[").contains("is not one of this program's"));
+        assert!(with("\"architecture\"", "\"arch\"").contains("is damaged: missing field"));
+        assert!(with("\"hidden\": 4", "\"hidden\": 5").contains("misshaped"));
+        assert!(with("\"hidden\": 4", "\"hidden\": 0").contains("`hidden` is 0"));
+        assert!(with("\"outputs\": 2", "\"outputs\": 3").contains("contradicts itself"));
+        fs::write(&json, &good).unwrap();
+        fs::write(target.join("weights.safetensors"), "x").unwrap();
+        assert!(load().contains("weights.safetensors"));
+        fs::remove_file(target.join("weights.safetensors")).unwrap();
+        assert!(load().contains("weights.safetensors: no such file"));
+    }
+
+    #[test]
+    fn nothing_else_is_overwritten() {
+        let folder = tempfile::tempdir().unwrap();
+        let refused = |path: &Path| check_target(path).unwrap_err().to_string();
+        let other = folder.path().join("other");
+        fs::create_dir(&other).unwrap();
+        check_target(&other).unwrap();
+        fs::write(other.join("model.json"), "{}").unwrap();
+        assert!(refused(&other).contains("is a folder of something else"));
+        assert!(refused(&other.join("model.json")).contains("is a file"));
+        check_target(folder.path().join("deep/er/model")).unwrap();
+        let (trained, _) = trained(Family::Linear, folder.path());
+        let target = folder.path().join("model");
+        trained.save(&target, "first").unwrap();
+        fs::write(target.join("extra.txt"), "of the earlier model").unwrap();
+        trained.save(&target, "second").unwrap();
+        assert!(!target.join("extra.txt").exists());
+        assert!(
+            fs::read_to_string(target.join("card.md"))
+                .unwrap()
+                .contains("`second`")
+        );
+    }
+}

@@ -3,6 +3,7 @@
 pub mod compare;
 pub mod completions;
 pub mod demo;
+pub mod demo_finance;
 pub mod devices;
 pub mod explain;
 pub mod explain_rows;

@@ -27,6 +27,8 @@ pub(super) struct Prepared {
     pub(super) notes: Vec<String>,
 }
 
+/// So many zeros at the end of a series look like values that are not known yet.
+const ZEROS: u64 = 3;
 /// Fewest examples in each part.
 const FEWEST: usize = 2;
 
@@ -160,6 +162,7 @@ fn infer(options: &TrainOptions, path: &Path, file: &str) -> Result<(Schema, Tas
     }
     if quantity == Quantity::Direction {
         numeric("it has no direction")?;
+        one_horizon(options)?;
         let classes = Quantity::directions();
         return Ok((schema, Task::Classification { classes }));
     }
@@ -178,13 +181,7 @@ fn infer(options: &TrainOptions, path: &Path, file: &str) -> Result<(Schema, Tas
             "the {quantity} of a column is a number; give --task regression"
         )));
     }
-    if let Some(sequence) = &options.sequence
-        && sequence.horizon.len() > 1
-    {
-        return Err(TrainError::Options(
-            "a classification has one horizon; give one number of steps".into(),
-        ));
-    }
+    one_horizon(options)?;
     let schema = match target.kind {
         Kind::Categorical => schema,
         // Numbers as classes.
@@ -208,6 +205,15 @@ fn infer(options: &TrainOptions, path: &Path, file: &str) -> Result<(Schema, Tas
         }));
     }
     Ok((schema, Task::Classification { classes }))
+}
+
+fn one_horizon(options: &TrainOptions) -> Result<(), TrainError> {
+    match &options.sequence {
+        Some(sequence) if sequence.horizon.len() > 1 => Err(TrainError::Options(
+            "a classification has one horizon; give one number of steps".into(),
+        )),
+        _ => Ok(()),
+    }
 }
 
 fn first_time(schema: &Schema) -> Option<String> {
@@ -270,7 +276,7 @@ fn features(
                 "column {name} counts the rows; if it is an identifier, leave it out with --drop {name}"
             ));
         }
-        if column.zeros_at_end > 1 {
+        if window.is_some() && column.zeros_at_end >= ZEROS {
             notes.push(format!(
                 "column {name} is 0 in the last {} rows; if that means not known yet, give --absent 0 --missing drop",
                 column.zeros_at_end
