@@ -59,6 +59,10 @@ parity:
 importance-memory:
     cargo test --release --workspace {{features}} --test whole -- --ignored --nocapture importance_memory
 
+# Which methods apply to tables and series, for the guide
+ranks:
+    SALIENCY_RANKS_OUT=$PWD/docs/methods/ranks.md cargo test --release --workspace {{features}} --test whole methods_apply
+
 # Charts and outputs of docs/finance.md, on generated data: target/finance-pictures
 finance-pictures:
     mkdir -p target/finance-pictures

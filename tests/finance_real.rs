@@ -12,7 +12,7 @@ use saliency_core::{
     analysis::{Importance, spearman},
 };
 use saliency_models::{
-    data::{CsvOptions, Sample},
+    data::{CsvOptions, Missing, Sample},
     predictor::Family,
     saved::SavedModel,
     train::{TrainOptions, train},
@@ -38,6 +38,7 @@ fn linear(data: &Path, csv: CsvOptions, target: &str, drop: &[&str]) -> (SavedMo
     options.family = Some(Family::Linear);
     options.drop = drop.iter().map(|name| name.to_string()).collect();
     options.csv = csv.clone();
+    options.missing = Missing::Mean;
     options.epochs = 30;
     let folder = tempfile::tempdir().unwrap();
     let trained = train(&options, data, &Device::flex(), &mut |_| {

@@ -1,10 +1,10 @@
 //! Every method on tables `[N, F]` and series `[N, T, F]`: which apply, what the others say,
 //! and the same values on every backend.
 
+use std::path::Path;
+
 use burn::tensor::{Device, Tensor};
-use saliency_core::{
-    Attribution, BatchSize, Error, Family, Graph, Method, Model, Recipe, Run, Target,
-};
+use saliency_core::{Attribution, BatchSize, Error, Graph, Method, Recipe, Run, Target};
 
 use crate::{
     golden::{self, relative_l2, vectors},
@@ -33,108 +33,101 @@ fn explain<const D: usize>(
     name: &str,
     model: &Graph,
     input: &Tensor<D>,
-) -> Result<Attribution<D>, Error>
-where
-    Graph: Model<D>,
-{
+) -> Result<Attribution<D>, Error> {
     let run = Run::new().batch_size(BatchSize::Rows(8));
     recipe::<D>(name).explain_with(model, input.clone(), &Target::Predicted, &run)
 }
 
-/// What a method says where it does not apply, by a part of it; `None` where it does.
-type Refusal = fn(&str, Family) -> Option<&'static str>;
-
-fn assert_applies<const D: usize>(
-    (network, graph): (&str, &Graph),
-    input: &Tensor<D>,
-    refusal: Refusal,
-) where
-    Graph: Model<D>,
-{
-    let mut wrong = Vec::new();
-    for method in Recipe::METHODS {
-        let found = explain(method.name, graph, input);
-        let wanted = refusal(method.name, method.family);
-        match (found, wanted) {
-            (Ok(map), None) => {
-                let (got, full) = (map.values.dims(), input.dims());
-                let one_channel = {
-                    let mut one = full;
-                    one[D - 1] = 1;
-                    one
-                };
-                if got != full && (D == 2 || got != one_channel) {
-                    wrong.push(format!("{}: shape {got:?}", method.name));
-                }
-                let values = golden::host(map.values);
-                if values.iter().all(|v| *v == 0.0) {
-                    wrong.push(format!("{}: zero everywhere", method.name));
-                }
+/// `yes`, or why not, in one short line.
+fn applies<const D: usize>(name: &str, model: &Graph, input: &Tensor<D>) -> String {
+    match explain(name, model, input) {
+        Ok(map) => {
+            let (got, full) = (map.values.dims(), input.dims());
+            let mut one_channel = full;
+            one_channel[D - 1] = 1;
+            assert!(
+                got == full || (D == 3 && got == one_channel),
+                "{name}: {got:?}"
+            );
+            let values = golden::host(map.values);
+            assert!(values.iter().any(|v| *v != 0.0), "{name}: zero everywhere");
+            match got == full {
+                true => "yes".into(),
+                false => "per step".into(),
             }
-            (Err(error), Some(part)) => {
-                let text = error.to_string();
-                if !text.contains(part) || text.contains('\n') || text.len() > 300 {
-                    wrong.push(format!("{}: {text}", method.name));
-                }
-            }
-            (Ok(_), Some(part)) => wrong.push(format!("{}: applies, not {part}", method.name)),
-            (Err(error), None) => wrong.push(format!("{}: {error}", method.name)),
+        }
+        Err(error) => {
+            let text = error.to_string();
+            assert!(!text.contains('\n') && text.len() < 300, "{name}: {text}");
+            format!("no: {}", text.replace('|', "/"))
         }
     }
-    assert!(wrong.is_empty(), "{network}:\n{}", wrong.join("\n"));
 }
 
-fn on_tables(name: &str, family: Family) -> Option<&'static str> {
-    match (name, family) {
-        _ => None,
-    }
-}
-
-fn on_convolutions(name: &str, family: Family) -> Option<&'static str> {
-    match (name, family) {
-        _ => None,
-    }
-}
-
-fn on_recurrent(name: &str, family: Family) -> Option<&'static str> {
-    match (name, family) {
-        _ => None,
-    }
-}
-
+/// `docs/methods/ranks.md` says what applies where; `just ranks` writes it again.
 #[test]
-fn methods_apply_to_tables_or_say_why_not() {
-    let (graph, input) = vectors::table();
-    assert_applies(("mlp", &graph), &input, on_tables);
+fn methods_apply_to_tables_and_series_or_say_why_not() {
+    let (table, rows) = vectors::table();
+    let (convolution, windows) = vectors::convolution();
+    let (lstm, sequences) = vectors::lstm();
+    let mut found = String::from(
+        "# Methods on tables and series\n\nWritten by `just ranks`: every method by name, on an MLP, a convolution over time and an LSTM,\ntraced as graphs. *per step* is a map over the steps, with one value for all features.\n\n| method | table `[N, F]` | convolution `[N, T, F]` | LSTM `[N, T, F]` |\n|---|---|---|---|\n",
+    );
+    for method in Recipe::METHODS {
+        found += &format!(
+            "| `{}` | {} | {} | {} |\n",
+            method.name,
+            applies(method.name, &table, &rows),
+            applies(method.name, &convolution, &windows),
+            applies(method.name, &lstm, &sequences)
+        );
+    }
+    if let Some(path) = std::env::var_os("SALIENCY_RANKS_OUT") {
+        std::fs::write(path, &found).unwrap();
+    }
+    for name in [
+        "gradient",
+        "input-x-gradient",
+        "smoothgrad",
+        "integrated-gradients",
+        "deeplift",
+        "lrp",
+        "gradient-shap",
+        "occlusion",
+        "feature-ablation",
+        "shapley",
+        "kernel-shap",
+        "lime",
+        "feature-permutation",
+    ] {
+        let line = format!("| `{name}` | yes | yes | yes |\n");
+        assert!(found.contains(&line), "{name} must apply to all: {found}");
+    }
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/methods/ranks.md");
+    let written = std::fs::read_to_string(&path).unwrap_or_default();
+    for (got, want) in found.lines().zip(written.lines()) {
+        assert_eq!(got, want, "run `just ranks`");
+    }
+    assert_eq!(
+        found.lines().count(),
+        written.lines().count(),
+        "run `just ranks`"
+    );
 }
 
-#[test]
-fn methods_apply_to_convolutions_over_time_or_say_why_not() {
-    let (graph, input) = vectors::convolution();
-    assert_applies(("series", &graph), &input, on_convolutions);
-}
-
-#[test]
-fn methods_apply_to_an_lstm_or_say_why_not() {
-    let (graph, input) = vectors::lstm();
-    assert_applies(("lstm", &graph), &input, on_recurrent);
-}
-
+/// How many methods were compared.
 fn assert_parity<const D: usize>(
     (network, graph): (&str, &Graph),
     input: &Tensor<D>,
     device: &Device,
-    refusal: Refusal,
-) where
-    Graph: Model<D>,
-{
+) -> usize {
     let there = graph.to_device(device);
-    let mut wrong = Vec::new();
+    let (mut wrong, mut compared) = (Vec::new(), 0);
     for method in Recipe::METHODS {
-        if refusal(method.name, method.family).is_some() {
+        let Ok(want) = explain(method.name, graph, input) else {
             continue;
-        }
-        let want = explain(method.name, graph, input).unwrap();
+        };
+        compared += 1;
         let got = explain(method.name, &there, &input.clone().to_device(device)).unwrap();
         assert_eq!(got.targets, want.targets, "{network} {}", method.name);
         let error = relative_l2(&golden::host(got.values), &golden::host(want.values));
@@ -144,15 +137,16 @@ fn assert_parity<const D: usize>(
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    compared
 }
 
 fn assert_all(device: &Device) {
     let (graph, input) = vectors::table();
-    assert_parity(("mlp", &graph), &input, device, on_tables);
+    assert!(assert_parity(("mlp", &graph), &input, device) > 40);
     let (graph, input) = vectors::convolution();
-    assert_parity(("series", &graph), &input, device, on_convolutions);
+    assert!(assert_parity(("series", &graph), &input, device) > 60);
     let (graph, input) = vectors::lstm();
-    assert_parity(("lstm", &graph), &input, device, on_recurrent);
+    assert!(assert_parity(("lstm", &graph), &input, device) > 40);
 }
 
 #[test]

@@ -290,7 +290,12 @@ impl ModuleMapper for Seeded {
             return param;
         };
         param.map(|tensor| {
-            Tensor::from_data(TensorData::new(values, tensor.dims()), &tensor.device())
+            let data = TensorData::new(values, tensor.dims());
+            let drawn = Tensor::from_data(data, &tensor.device());
+            match tensor.is_require_grad() {
+                true => drawn.require_grad(),
+                false => drawn,
+            }
         })
     }
 }
