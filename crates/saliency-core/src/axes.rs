@@ -39,7 +39,7 @@ pub(crate) fn channel_count<const D: usize>(dims: [usize; D]) -> usize {
 }
 
 /// A value for each position, row-major, as one for each value of a row.
-pub(crate) fn spread<const D: usize, T: Clone>(of_positions: Vec<T>, dims: [usize; D]) -> Vec<T> {
+pub(crate) fn spread<const D: usize, T: Copy>(of_positions: Vec<T>, dims: [usize; D]) -> Vec<T> {
     let count = channel_count(dims);
     match channels(D) {
         Some(2) => of_positions

@@ -182,7 +182,8 @@ fn explain(tabular: &Tabular, samples: &[Sample], recipe: &Recipe) -> Result<Fou
     let name = recipe
         .info()
         .map_or_else(|| recipe.name(), |info| info.name.into());
-    let progress = progress::callback(&name);
+    let label = name.clone();
+    let progress = progress::callback(&label);
     let run = saliency_core::Run::new().progress(&progress);
     let started = Instant::now();
     let explained = tabular.explain(samples, &CLASS, &recipe, &run)?;
