@@ -59,6 +59,11 @@ parity:
 importance-memory:
     cargo test --release --workspace {{features}} --test whole -- --ignored --nocapture importance_memory
 
+# Charts and outputs of docs/finance.md, on generated data: target/finance-pictures
+finance-pictures:
+    mkdir -p target/finance-pictures
+    SALIENCY_PICTURES_OUT=$PWD/target/finance-pictures cargo test --release --workspace {{features}} --test whole -- --ignored --nocapture finance_guide
+
 # Regenerate the committed reference values with PyTorch, Captum and matplotlib
 reference: venv
     {{python}} tests/reference/golden.py

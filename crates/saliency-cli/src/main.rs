@@ -101,7 +101,7 @@ mod tests {
         assert_eq!(
             refusal("saliency explain x.png --save jsn"),
             "invalid value 'jsn' for '--save <SAVE>' [possible values: png, json, npy, \
-             safetensors, none]; tip: a similar value exists: 'json'"
+             safetensors, csv, none]; tip: a similar value exists: 'json'"
         );
         assert_eq!(
             refusal("saliency explain"),

@@ -44,7 +44,7 @@ pub(crate) fn spread<const D: usize, T: Copy>(of_positions: Vec<T>, dims: [usize
     match channels(D) {
         Some(2) => of_positions
             .iter()
-            .flat_map(|value| std::iter::repeat_n(value.clone(), count))
+            .flat_map(|value| std::iter::repeat_n(*value, count))
             .collect(),
         _ => of_positions.repeat(count),
     }
