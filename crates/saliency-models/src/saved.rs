@@ -11,7 +11,6 @@ use std::{
 };
 
 use burn::{
-    module::Module,
     tensor::{Device, FloatDType, Tensor, TensorData},
 };
 use saliency_core::Graph;

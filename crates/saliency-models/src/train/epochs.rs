@@ -65,7 +65,8 @@ impl Trainer<'_> {
         let weights = self.class_weights();
         let plain = self.device.clone().inner();
         let device = plain.clone().autodiff();
-        let mut net = architecture.seeded(options.seed, &device)?;
+        // What was set by hand is not on the tape by itself.
+        let mut net = architecture.seeded(options.seed, &device)?.unfreeze();
         let mut optimiser = AdamWConfig::new()
             .with_weight_decay(options.decay as f32)
             .with_epsilon(1e-8)
