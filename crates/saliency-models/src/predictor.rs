@@ -290,12 +290,7 @@ impl ModuleMapper for Seeded {
             return param;
         };
         param.map(|tensor| {
-            let data = TensorData::new(values, tensor.dims());
-            let drawn = Tensor::from_data(data, &tensor.device());
-            match tensor.is_require_grad() {
-                true => drawn.require_grad(),
-                false => drawn,
-            }
+            Tensor::from_data(TensorData::new(values, tensor.dims()), &tensor.device())
         })
     }
 }
