@@ -4,8 +4,8 @@ use std::path::Path;
 
 use burn::tensor::{Device, Tensor};
 use saliency_core::{
-    Attribution, BatchSize, Columns, Contribution, Evaluations, Features, Goal, Method, ModeCheck,
-    Model, Recipe, ResolvedTarget, Run, Target,
+    Attribution, Baseline, BatchSize, Columns, Contribution, Evaluations, Features, Goal, Method,
+    ModeCheck, Model, Recipe, ResolvedTarget, Run, Target,
 };
 use saliency_models::{
     data::{CsvOptions, Sample, Samples, Scale, Task},
@@ -220,7 +220,11 @@ impl Tabular {
     ) -> Result<Recipe, Error> {
         let options = recipe.options();
         let reference = self.model.layout().encoder.reference();
-        let reference = serde_json::json!({ "values": reference.repeat(self.steps()) });
+        let reference = Baseline::Values {
+            values: reference.repeat(self.steps()),
+        };
+        let reference =
+            serde_json::to_value(reference).map_err(|e| Error::Internal(e.to_string()))?;
         for (name, value) in [
             ("baseline", reference.clone()),
             ("baselines", serde_json::json!([reference])),
