@@ -19,6 +19,10 @@ default:
 demo *args:
     cargo run --release --bin saliency {{features}} -- demo --out target/demo {{args}}
 
+# Every method on generated tables and series whose truth is known: target/demo-finance
+demo-finance *args:
+    cargo run --release --bin saliency {{features}} -- demo-finance --out target/demo-finance {{args}}
+
 # All tests: unit, documentation, golden values, backend parity, command line
 test *args:
     cargo test --release --workspace {{features}} {{args}}
@@ -70,6 +74,19 @@ parity:
     printf '# Methods on every backend\n\nWritten by `just parity`: a small residual network, flex being the reference, f32. Backends sum in\nother orders, which moves values by about 1e-7, and ReLUs close to zero may flip.\n' > docs/methods/parity.md
     for backend in ndarray wgpu; do printf '\n## %s\n\n' $backend; cat target/parity/$backend.md; done >> docs/methods/parity.md
 
+# Peak memory of `saliency importance` from 10,000 to 1,000,000 generated rows (minutes)
+importance-memory:
+    cargo test --release --workspace {{features}} --test whole -- --ignored --nocapture importance_memory
+
+# Which methods apply to tables and series, for the guide
+ranks:
+    SALIENCY_RANKS_OUT=$PWD/docs/methods/ranks.md cargo test --release --workspace {{features}} --test whole methods_apply
+
+# Charts and outputs of docs/finance.md, on generated data: target/finance-pictures
+finance-pictures:
+    mkdir -p target/finance-pictures
+    SALIENCY_PICTURES_OUT=$PWD/target/finance-pictures cargo test --release --workspace {{features}} --test whole -- --ignored --nocapture finance_guide
+
 # Regenerate the committed reference values with PyTorch, Captum and matplotlib
 reference: venv
     {{python}} tests/reference/golden.py
@@ -85,6 +102,11 @@ reference: venv
     {{python}} tests/reference/weights.py
     {{python}} tests/reference/labels.py
     {{python}} tests/reference/ablation.py
+    {{python}} tests/reference/finance.py
+
+# scikit-learn's figures on real credit files (not part of the project; give their folder)
+credit folder: venv
+    {{python}} tests/reference/credit.py {{folder}}
 
 # ResNet50 against torchvision in f64 and f32 (generates about 300 MB in target/reference)
 resnet50: venv

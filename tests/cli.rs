@@ -5,7 +5,9 @@ mod fetch;
 mod listings;
 mod maps;
 mod refusals;
+mod rows;
 mod studies;
+mod tables;
 mod unwritable;
 mod weights;
 

@@ -8,6 +8,8 @@ mod cams;
 #[path = "golden/deeplift.rs"]
 mod deeplift;
 mod definitions;
+#[path = "golden/finance.rs"]
+mod finance;
 mod layers;
 #[path = "golden/lrp.rs"]
 mod lrp;
@@ -391,6 +393,44 @@ fn series(weights: &Reference, x: Tensor<3>) -> Tensor<2> {
         ConvOptions::new([2], [1], [2], 1),
     ));
     linear(weights, "fc", x.mean_dim(2).squeeze_dim::<2>(2))
+}
+
+/// The golden networks of tables and series as graphs, in f32, with two rows of their inputs.
+pub mod vectors {
+    use burn::tensor::{Device, FloatDType, Tensor};
+    use saliency_core::Graph;
+
+    use super::{
+        Reference,
+        deeplift::{LstmNet, Mlp, Series},
+    };
+
+    fn two<const D: usize>(file: &str, name: &str) -> Tensor<D> {
+        let all: Tensor<D> = Reference::golden(file).tensor(name, &Device::flex(), FloatDType::F32);
+        all.narrow(0, 0, 2)
+    }
+
+    pub fn table() -> (Graph, Tensor<2>) {
+        let x = two("mlp", "input");
+        (
+            Graph::trace(&Mlp::golden(), |m, x| m.forward(x), &x).unwrap(),
+            x,
+        )
+    }
+
+    pub fn convolution() -> (Graph, Tensor<3>) {
+        let x = two("series", "input");
+        (
+            Graph::trace(&Series::golden(), |m, x| m.forward(x), &x).unwrap(),
+            x,
+        )
+    }
+
+    pub fn lstm() -> (Graph, Tensor<3>) {
+        let x = two("deeplift", "lstm.input");
+        let net = LstmNet::golden(&Reference::golden("deeplift"));
+        (Graph::trace(&net, |m, x| m.forward(x), &x).unwrap(), x)
+    }
 }
 
 #[test]

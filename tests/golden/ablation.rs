@@ -18,18 +18,18 @@ const EXACT: f64 = 1e-9;
 const THROUGH_F32: f64 = 1e-5;
 const F32: f64 = 1e-4;
 
-struct Case<'a, const D: usize> {
-    name: &'a str,
-    model: &'a dyn Model<D>,
-    input: Tensor<D>,
-    dtype: FloatDType,
-    reference: &'a Reference,
+pub struct Case<'a, const D: usize> {
+    pub name: &'a str,
+    pub model: &'a dyn Model<D>,
+    pub input: Tensor<D>,
+    pub dtype: FloatDType,
+    pub reference: &'a Reference,
     /// Whether the file has one channel, all being alike.
-    one_channel: bool,
+    pub one_channel: bool,
 }
 
 impl<const D: usize> Case<'_, D> {
-    fn assert(&self, key: &str, method: &dyn Method<D>, tolerance: f64) {
+    pub fn assert(&self, key: &str, method: &dyn Method<D>, tolerance: f64) {
         let outputs = self.model.forward(self.input.clone());
         let goal = saliency_core::Goal::resolve(&Target::Predicted, &outputs).unwrap();
         let run = saliency_core::Run::new();
@@ -53,7 +53,7 @@ impl<const D: usize> Case<'_, D> {
     }
 
     /// Every method with groups, over the same groups and baseline.
-    fn assert_groups(&self, features: Features, baseline: Baseline) {
+    pub fn assert_groups(&self, features: Features, baseline: Baseline) {
         let ablation = FeatureAblation::new().features(features.clone());
         let ablation = ablation.baseline(baseline.clone());
         self.assert("feature_ablation", &ablation, EXACT);

@@ -130,20 +130,20 @@ fn shap_of(lift: &DeepLift, baselines: Vec<Baseline>) -> DeepLiftShap {
 }
 
 #[derive(Module, Debug)]
-struct Mlp {
+pub struct Mlp {
     fc1: Linear,
     fc2: Linear,
     fc3: Linear,
 }
 
 impl Mlp {
-    fn golden() -> Self {
+    pub fn golden() -> Self {
         let weights = Reference::golden("mlp.weights");
         let [fc1, fc2, fc3] = ["fc1", "fc2", "fc3"].map(|name| linear(&weights, name));
         Mlp { fc1, fc2, fc3 }
     }
 
-    fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+    pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
         let x = tanh(self.fc2.forward(relu(self.fc1.forward(x))));
         self.fc3.forward(x)
     }
@@ -216,14 +216,14 @@ fn softmax_has_captums_values() {
 }
 
 #[derive(Module, Debug)]
-struct Series {
+pub struct Series {
     conv1: Conv1d,
     conv2: Conv1d,
     fc: Linear,
 }
 
 impl Series {
-    fn golden() -> Self {
+    pub fn golden() -> Self {
         let weights = Reference::golden("series.weights");
         let padding = burn::nn::PaddingConfig1d::Explicit;
         let first = Conv1dConfig::new(3, 8, 5).with_padding(padding(2, 2));
@@ -238,7 +238,7 @@ impl Series {
         }
     }
 
-    fn forward(&self, x: Tensor<3>) -> Tensor<2> {
+    pub fn forward(&self, x: Tensor<3>) -> Tensor<2> {
         let x = tanh(self.conv1.forward(x.swap_dims(1, 2)));
         let x = relu(self.conv2.forward(x)).mean_dim(2);
         self.fc.forward(x.squeeze_dim(2))
@@ -321,14 +321,14 @@ fn max_pools_have_captums_values() {
 }
 
 #[derive(Module, Debug)]
-struct LstmNet {
+pub struct LstmNet {
     lstm: Lstm,
     fc: Linear,
 }
 
 impl LstmNet {
     /// PyTorch keeps the gates in one matrix: input, forget, cell, output.
-    fn golden(reference: &Reference) -> Self {
+    pub fn golden(reference: &Reference) -> Self {
         const HIDDEN: usize = 5;
         let part = |name: &str, gate: usize| {
             let all: Tensor<2> = of_torch(reference, &format!("lstm.weights.lstm.{name}_l0"));
@@ -358,7 +358,7 @@ impl LstmNet {
         }
     }
 
-    fn forward(&self, x: Tensor<3>) -> Tensor<2> {
+    pub fn forward(&self, x: Tensor<3>) -> Tensor<2> {
         let (_, state) = self.lstm.forward(x, None);
         self.fc.forward(state.hidden)
     }

@@ -1,8 +1,13 @@
-use std::{path::PathBuf, str::FromStr};
+use std::{ops::RangeInclusive, path::PathBuf, str::FromStr};
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum, builder::RangedU64ValueParser};
 use clap_complete::Shell;
 use saliency_core::Reduction;
+use saliency_models::{
+    data::{CsvOptions, Delimiter, Encoding, Missing, Quantity},
+    predictor::Family,
+    train::TaskKind,
+};
 
 /// Which parts of the input did the network rely on?
 #[derive(Parser, Debug)]
@@ -24,14 +29,22 @@ pub struct Args {
 
 #[derive(Subcommand, Debug)]
 pub enum Command {
-    /// Draw saliency maps of images
+    /// Draw saliency maps of images, or explain rows and windows of a CSV file
     #[command(after_help = "Examples:
   saliency explain dog.jpg
   saliency explain photos/ --method smoothgrad --samples 100 --out maps
   saliency explain dog.jpg --target top:3 --reduce l2 --save png,json,npy
   saliency explain dog.jpg --reduce all           every channel reduction side by side
-  saliency explain x.png --model cifar_resnet20 --weights resnet20.th --json")]
+  saliency explain x.png --model cifar_resnet20 --weights resnet20.th --json
+  saliency explain --data rows.csv --model credit/ --row 17,20..25
+  saliency explain --data prices.csv --model prices/ --window 2020-01-02..2020-04-30")]
     Explain(Explain),
+    /// What a model of rows or series relies on over a whole file
+    #[command(after_help = "Examples:
+  saliency importance --data rows.csv --model credit/
+  saliency importance --data rows.csv --model credit/ --group-by region --json
+  saliency importance --data prices.csv --model prices/ --method gradient --rows 5000")]
+    Importance(Importance),
     /// Compare the maps of several classes of one image
     #[command(after_help = "Examples:
   saliency compare dog.jpg
@@ -77,6 +90,13 @@ pub enum Command {
     #[command(after_help = "Example:
   saliency fetch resnet50")]
     Fetch(Fetch),
+    /// Train a model on a CSV file, for tables and time series
+    #[command(after_help = "Examples:
+  saliency train --data credit.csv --target default --out credit/
+  saliency train --data german.data --no-header --target c21 --task classification --out german/
+  saliency train --data vix.csv --target CLOSE --target-as return --sequence 30 --horizon 1,5 --out vix/
+  saliency train --data prices.csv --target signal --sequence 12 --horizon 0 --model lstm --out signal/")]
+    Train(Box<Train>),
     /// Train the embedded demo model again
     #[command(after_help = "Example:
   saliency train-demo --out models/demo.safetensors")]
@@ -85,6 +105,10 @@ pub enum Command {
     #[command(after_help = "Example:
   saliency demo --out demo --scenes 120")]
     Demo(Demo),
+    /// Train on generated tables and series whose truth is known, and measure every method
+    #[command(after_help = "Example:
+  saliency demo-finance --out finance --samples 500")]
+    DemoFinance(DemoFinance),
     /// Print a shell completion script
     #[command(after_help = "Example:
   saliency completions bash > ~/.local/share/bash-completion/completions/saliency")]
@@ -96,7 +120,8 @@ pub enum Command {
 
 #[derive(ClapArgs, Debug)]
 pub struct ModelArgs {
-    /// Network: resnet50, squeezenet1_1, cifar_resnet20, ..., demo (see `saliency models`)
+    /// Network: resnet50, squeezenet1_1, cifar_resnet20, ..., demo (see `saliency models`);
+    /// for --data the folder of a model
     #[arg(long, default_value = "resnet50", value_name = "NAME")]
     pub model: String,
     /// Weights file (.pth, .pt, .th, .safetensors, .bpk); else the one that `fetch` stored
@@ -160,9 +185,10 @@ pub enum PreprocessChoice {
 
 #[derive(ClapArgs, Debug)]
 pub struct MethodArgs {
-    /// Attribution method (see `saliency methods`)
-    #[arg(long, default_value = "gradient", value_name = "NAME")]
-    pub method: String,
+    /// Attribution method (see `saliency methods`); else gradient for images and
+    /// integrated-gradients for rows
+    #[arg(long, value_name = "NAME")]
+    pub method: Option<String>,
     /// The method that a wrapper such as SmoothGrad averages
     #[arg(long, value_name = "NAME")]
     pub of: Option<String>,
@@ -210,10 +236,12 @@ pub enum Format {
     Png,
     /// Results and statistics
     Json,
-    /// Signed attributions [C, H, W], numpy
+    /// Signed attributions [C, H, W], [F] or [T, F], numpy
     Npy,
     /// Signed attributions and reduced map, safetensors
     Safetensors,
+    /// Contributions of rows and series, as a table
+    Csv,
     /// Nothing
     None,
 }
@@ -221,14 +249,72 @@ pub enum Format {
 #[derive(ClapArgs, Debug)]
 pub struct Explain {
     /// Image files, or folders of them
-    #[arg(required = true, value_name = "IMAGE")]
+    #[arg(required_unless_present = "data", value_name = "IMAGE")]
     pub images: Vec<PathBuf>,
-    /// predicted, a class number, a class name, or top:K
+    /// predicted, a class number, a class name, or top:K; of a forecast an output, mean, or
+    /// mean:FROM..TO
     #[arg(long, default_value = "predicted", allow_negative_numbers = true)]
     pub target: TargetChoice,
+    #[command(flatten)]
+    pub rows: RowArgs,
     /// Channel reduction: max, mean, l2, sum, squared, positive_only, or all
     #[arg(long, default_value = "max")]
     pub reduce: ReduceChoice,
+    #[command(flatten)]
+    pub model: ModelArgs,
+    #[command(flatten)]
+    pub method: MethodArgs,
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// Which rows of a file are explained.
+#[derive(ClapArgs, Debug)]
+pub struct RowArgs {
+    /// CSV file whose rows or windows are explained, for a model that `saliency train` made
+    #[arg(long, value_name = "FILE", conflicts_with = "images")]
+    pub data: Option<PathBuf>,
+    /// Rows of --data, from 1, such as 17 or 17,20..25; of a series, windows that end there
+    #[arg(long, value_name = "ROWS", requires = "data")]
+    pub row: Option<Rows>,
+    /// The last window of --data between two times, such as 2020-01-02..2020-04-30
+    #[arg(
+        long,
+        value_name = "FROM..TO",
+        requires = "data",
+        conflicts_with = "row"
+    )]
+    pub window: Option<Between>,
+    /// Features that are listed and drawn
+    #[arg(long, value_name = "N", default_value = "10", value_parser = at_least_one())]
+    pub top: usize,
+    #[command(flatten)]
+    pub csv: CsvArgs,
+}
+
+#[derive(ClapArgs, Debug)]
+pub struct Importance {
+    /// CSV file that is explained as a whole
+    #[arg(long, value_name = "FILE")]
+    pub data: PathBuf,
+    /// A class, an output, mean, or mean:FROM..TO; else the second of two classes, the
+    /// predicted one of more, or the mean of a forecast
+    #[arg(long, default_value = "predicted", allow_negative_numbers = true)]
+    pub target: TargetChoice,
+    /// Column whose values split the rows into groups
+    #[arg(long, value_name = "COLUMN")]
+    pub group_by: Option<String>,
+    /// Most rows or windows that are explained, from the start of the file; else all
+    #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<u64>::new().range(1..))]
+    pub rows: Option<u64>,
+    /// Rows in the beeswarm, drawn evenly from all
+    #[arg(long, value_name = "N", default_value = "500", value_parser = RangedU64ValueParser::<usize>::new().range(1..=20_000))]
+    pub sample: usize,
+    /// Features that are listed and drawn
+    #[arg(long, value_name = "N", default_value = "10", value_parser = at_least_one())]
+    pub top: usize,
+    #[command(flatten)]
+    pub csv: CsvArgs,
     #[command(flatten)]
     pub model: ModelArgs,
     #[command(flatten)]
@@ -367,6 +453,130 @@ pub struct Fetch {
 }
 
 #[derive(ClapArgs, Debug)]
+pub struct Train {
+    /// CSV file: a row for each case or each time
+    #[arg(long, value_name = "FILE")]
+    pub data: PathBuf,
+    /// Column to tell
+    #[arg(long, value_name = "COLUMN")]
+    pub target: String,
+    /// Folder to write: model.json, weights.safetensors, card.md
+    #[arg(long, value_name = "FOLDER")]
+    pub out: PathBuf,
+    /// classification or regression; else by what the target holds
+    #[arg(long)]
+    pub task: Option<TaskKind>,
+    /// linear, mlp, lstm, gru, tcn or transformer; else mlp, and lstm for windows
+    #[arg(long)]
+    pub model: Option<Family>,
+    /// Columns to read, separated by commas; else all but the target and dates
+    #[arg(long, value_delimiter = ',', value_name = "COLUMNS")]
+    pub features: Option<Vec<String>>,
+    /// Columns to leave out, separated by commas
+    #[arg(long, value_delimiter = ',', value_name = "COLUMNS")]
+    pub drop: Vec<String>,
+    /// Rows of a window: the data is a series
+    #[arg(long, value_name = "T", value_parser = at_least_one())]
+    pub sequence: Option<usize>,
+    /// How many rows after a window the target is, separated by commas; 0 is its last row
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "1",
+        requires = "sequence"
+    )]
+    pub horizon: Vec<usize>,
+    /// What of a series' target is told: value, change, return or direction
+    #[arg(long, value_name = "WHAT", default_value_t, requires = "sequence")]
+    pub target_as: Quantity,
+    /// Column with the rows' times; else the first that holds ISO dates
+    #[arg(long, value_name = "COLUMN", requires = "sequence")]
+    pub time: Option<String>,
+    #[command(flatten)]
+    pub csv: CsvArgs,
+    /// Columns whose numbers are categories, separated by commas
+    #[arg(long, value_delimiter = ',', value_name = "COLUMNS")]
+    pub categorical: Vec<String>,
+    /// Columns that hold numbers, separated by commas; text in them is refused
+    #[arg(long, value_delimiter = ',', value_name = "COLUMNS")]
+    pub numeric: Vec<String>,
+    /// What empty cells are: error, mean (or the most frequent category), or drop the row
+    #[arg(long, default_value = "error")]
+    pub missing: Missing,
+    /// Texts that count as empty cells, separated by commas
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_name = "TEXTS",
+        allow_hyphen_values = true
+    )]
+    pub absent: Vec<String>,
+    /// Width of hidden layers; else 32, and 64 in an mlp
+    #[arg(long, value_parser = at_least_one())]
+    pub hidden: Option<usize>,
+    /// Hidden layers; else by the model
+    #[arg(long, value_parser = at_least_one())]
+    pub layers: Option<usize>,
+    /// Most passes over the training rows
+    #[arg(long, default_value_t = 100, value_parser = at_least_one())]
+    pub epochs: usize,
+    /// Rows for each step; else 32, 128 or 512 by the number of rows
+    #[arg(long, value_parser = at_least_one())]
+    pub batch: Option<usize>,
+    /// Learning rate; else 0.01 for a linear model, 0.002 for others
+    #[arg(long)]
+    pub rate: Option<f64>,
+    /// Weight decay
+    #[arg(long, default_value_t = 1e-4)]
+    pub decay: f64,
+    /// Passes without a lower validation loss after which training ends
+    #[arg(long, default_value_t = 10, value_parser = at_least_one())]
+    pub patience: usize,
+    /// Let rare classes count as much as frequent ones
+    #[arg(long)]
+    pub balance: bool,
+    /// Share of the rows that says when to stop
+    #[arg(long, default_value_t = 0.15)]
+    pub validation: f64,
+    /// Share of the rows that the scores are measured on
+    #[arg(long, default_value_t = 0.15)]
+    pub test: f64,
+    /// Seed of the split of a table, the first weights and the order of rows
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Print the content of model.json
+    #[arg(long)]
+    pub json: bool,
+    /// auto, cpu, ndarray, wgpu, wgpu:N, cuda or cuda:N; small networks are fastest on the CPU
+    #[arg(long, default_value = "cpu")]
+    pub device: String,
+}
+
+/// How a CSV file is written.
+#[derive(ClapArgs, Clone, Debug)]
+pub struct CsvArgs {
+    /// comma, semicolon, tab, pipe or space; else found out from the file
+    #[arg(long)]
+    pub delimiter: Option<Delimiter>,
+    /// The first line is data; columns are called c1, c2, ...
+    #[arg(long)]
+    pub no_header: bool,
+    /// utf-8, utf-16le, utf-16be or windows-1252; else by the byte order mark, or utf-8
+    #[arg(long)]
+    pub encoding: Option<Encoding>,
+}
+
+impl CsvArgs {
+    pub fn options(&self) -> CsvOptions {
+        CsvOptions {
+            delimiter: self.delimiter,
+            header: !self.no_header,
+            encoding: self.encoding,
+        }
+    }
+}
+
+#[derive(ClapArgs, Debug)]
 pub struct TrainDemo {
     /// File to write
     #[arg(long, default_value = "demo.safetensors")]
@@ -413,6 +623,25 @@ pub struct Demo {
     pub device: String,
 }
 
+#[derive(ClapArgs, Debug)]
+pub struct DemoFinance {
+    /// Folder to write
+    #[arg(long, default_value = "saliency-demo-finance")]
+    pub out: PathBuf,
+    /// Unseen rows and windows to explain and to measure on
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(2..=500))]
+    pub samples: u32,
+    /// Model of the series: lstm, gru, tcn, transformer, mlp or linear
+    #[arg(long)]
+    pub model: Option<Family>,
+    /// Seed of the data and the training
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// auto, cpu, ndarray, wgpu, wgpu:N, cuda or cuda:N
+    #[arg(long, default_value = "cpu")]
+    pub device: String,
+}
+
 fn at_least_one() -> RangedU64ValueParser<usize> {
     RangedU64ValueParser::new().range(1..)
 }
@@ -444,6 +673,108 @@ impl FromStr for TargetChoice {
             Err(_) if text == "predicted" => Ok(TargetChoice::Predicted),
             Err(_) if text.is_empty() => Err("give predicted, a class, or top:K".into()),
             Err(_) => Ok(TargetChoice::Label(text.into())),
+        }
+    }
+}
+
+/// Numbers of rows from 1, as ranges in rising order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rows(Vec<RangeInclusive<u64>>);
+
+impl Rows {
+    pub fn contains(&self, row: u64) -> bool {
+        self.0.iter().any(|range| range.contains(&row))
+    }
+
+    /// The last one.
+    pub fn last(&self) -> u64 {
+        self.0.iter().map(|range| *range.end()).max().unwrap_or(0)
+    }
+
+    /// The first one that is not among `found`, which rise.
+    pub fn missing(&self, found: &[u64]) -> Option<u64> {
+        let mut all = self.0.iter().cloned().flatten();
+        all.find(|row| found.binary_search(row).is_err())
+    }
+}
+
+impl FromStr for Rows {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("{text:?} is no list of rows from 1, such as 17 or 17,20..25");
+        let number = |text: &str| match text.trim().parse() {
+            Ok(row) if row > 0 => Ok(row),
+            _ => Err(wrong()),
+        };
+        let range = |part: &str| {
+            let (from, to) = match part.split_once("..") {
+                Some((from, to)) => (number(from)?, number(to)?),
+                None => (number(part)?, number(part)?),
+            };
+            match from <= to {
+                true => Ok(from..=to),
+                false => Err(wrong()),
+            }
+        };
+        let mut ranges = text.split(',').map(range).collect::<Result<Vec<_>, _>>()?;
+        ranges.sort_by_key(|range| *range.start());
+        // Rows that are named twice are meant once.
+        let mut rows: Vec<RangeInclusive<u64>> = Vec::new();
+        for range in ranges {
+            match rows.last_mut() {
+                Some(last) if *range.start() <= last.end() + 1 => {
+                    *last = *last.start()..=*last.end().max(range.end());
+                }
+                _ => rows.push(range),
+            }
+        }
+        Ok(Rows(rows))
+    }
+}
+
+/// Two times, both included.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Between {
+    pub from: String,
+    pub to: String,
+}
+
+impl Between {
+    /// Whether a time lies between them: ISO dates sort as text, numbers of rows as numbers.
+    /// `2020-04` as the end is the whole month.
+    pub fn contains(&self, time: &str) -> bool {
+        match (
+            self.from.parse::<u64>(),
+            self.to.parse::<u64>(),
+            time.parse::<u64>(),
+        ) {
+            (Ok(from), Ok(to), Ok(time)) => (from..=to).contains(&time),
+            _ => *time >= *self.from && self.is_before_end(time),
+        }
+    }
+
+    /// Whether a time is not after the end.
+    pub fn is_before_end(&self, time: &str) -> bool {
+        match (self.to.parse::<u64>(), time.parse::<u64>()) {
+            (Ok(to), Ok(time)) => time <= to,
+            _ => *time <= *self.to || time.starts_with(&self.to),
+        }
+    }
+}
+
+impl FromStr for Between {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once("..") {
+            Some((from, to)) if !from.trim().is_empty() && !to.trim().is_empty() => Ok(Between {
+                from: from.trim().into(),
+                to: to.trim().into(),
+            }),
+            _ => Err(format!(
+                "{text:?} is no window: give its first and last time, such as 2020-01-02..2020-04-30"
+            )),
         }
     }
 }
@@ -495,6 +826,24 @@ mod tests {
         assert_eq!(memory("1.5 MiB"), Ok(3 << 19));
         assert_eq!(memory("100"), Ok(100));
         assert!(memory("much").is_err() && memory("2XB").is_err() && memory("0").is_err());
+    }
+
+    #[test]
+    fn rows_and_windows_are_read() {
+        let rows = |text: &str| text.parse::<Rows>();
+        let some = rows("20..22,7,21..23").unwrap();
+        assert_eq!(some, Rows(vec![7..=7, 20..=23]));
+        assert_eq!((some.last(), some.missing(&[7, 20, 21])), (23, Some(22)));
+        assert!(some.contains(20) && !some.contains(8));
+        for wrong in ["0", "5..3", "a", "", "1..", "1,,2"] {
+            assert!(rows(wrong).is_err(), "{wrong}");
+        }
+        let window: Between = "2020-01-02..2020-04".parse().unwrap();
+        assert!(window.contains("2020-04-30") && window.contains("2020-01-02"));
+        assert!(!window.contains("2020-01-01") && !window.contains("2020-05-01"));
+        let numbers: Between = "9..11".parse().unwrap();
+        assert!(numbers.contains("10") && !numbers.contains("100"));
+        assert!("2020".parse::<Between>().is_err() && "..x".parse::<Between>().is_err());
     }
 
     #[test]

@@ -27,6 +27,12 @@ pub enum Error {
     #[error(transparent)]
     Labels(#[from] saliency_models::labels::LabelsError),
     #[error(transparent)]
+    Data(#[from] saliency_models::data::DataError),
+    #[error(transparent)]
+    Train(#[from] saliency_models::train::TrainError),
+    #[error(transparent)]
+    Saved(#[from] saliency_models::saved::SavedError),
+    #[error(transparent)]
     Fetch(#[from] FetchError),
     #[error(transparent)]
     Viz(#[from] saliency_viz::Error),
@@ -61,6 +67,9 @@ impl Error {
     /// Exit code: 2 for a wrong request, 1 for anything that failed on the way.
     pub fn code(&self) -> u8 {
         match self {
+            Error::Data(error) if error.is_usage() => 2,
+            Error::Train(error) if error.is_usage() => 2,
+            Error::Saved(saliency_models::saved::SavedError::Taken { .. }) => 2,
             Error::Usage(_) | Error::Labels(_) | Error::Fetch(FetchError::Unknown { .. }) => 2,
             Error::Core(
                 saliency_core::Error::Option { .. }

@@ -130,8 +130,18 @@ pub fn folder(path: &Path) -> Result<(), Error> {
         .map_err(|e| Error::file(path, format!("no file can be written into it: {e}")))
 }
 
-/// Makes the folder for what a command was asked to write, if that is anything.
+/// Makes the folder for what a command was asked to write of images, if that is anything.
 pub fn prepare(output: &OutputArgs) -> Result<(), Error> {
+    if output.save.contains(&Format::Csv) {
+        return Err(Error::Usage(
+            "--save csv is for rows and series (--data); images are saved as png, json, npy or safetensors".into(),
+        ));
+    }
+    prepare_rows(output)
+}
+
+/// Makes the folder for what a command was asked to write of rows, if that is anything.
+pub fn prepare_rows(output: &OutputArgs) -> Result<(), Error> {
     match output.save.iter().any(|format| *format != Format::None) {
         true => folder(&output.out),
         false => Ok(()),

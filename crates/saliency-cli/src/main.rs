@@ -9,6 +9,7 @@ mod inputs;
 mod model;
 mod progress;
 mod report;
+mod table;
 
 use std::{panic, process::ExitCode};
 
@@ -69,6 +70,7 @@ fn one_line(message: &str) -> String {
 fn run(command: Command) -> Result<(), Error> {
     match command {
         Command::Explain(args) => commands::explain::run(&args),
+        Command::Importance(args) => commands::importance::run(&args),
         Command::Compare(args) => commands::compare::run(&args),
         Command::Stats(args) => commands::stats::run(&args),
         Command::Sensitivity(args) => commands::sensitivity::run(&args),
@@ -79,8 +81,10 @@ fn run(command: Command) -> Result<(), Error> {
         Command::Profile(args) => commands::profile::run(&args),
         Command::Devices(args) => commands::devices::run(&args),
         Command::Fetch(args) => commands::fetch::run(&args),
+        Command::Train(args) => commands::train::run(&args),
         Command::TrainDemo(args) => commands::train_demo::run(&args),
         Command::Demo(args) => commands::demo::run(&args),
+        Command::DemoFinance(args) => commands::demo_finance::run(&args),
         Command::Completions { shell } => commands::completions::run(shell),
     }
 }
@@ -98,7 +102,7 @@ mod tests {
         assert_eq!(
             refusal("saliency explain x.png --save jsn"),
             "invalid value 'jsn' for '--save <SAVE>' [possible values: png, json, npy, \
-             safetensors, none]; tip: a similar value exists: 'json'"
+             safetensors, csv, none]; tip: a similar value exists: 'json'"
         );
         assert_eq!(
             refusal("saliency explain"),

@@ -1,3 +1,5 @@
+use std::path::Path;
+
 use burn::{
     module::Module,
     tensor::{Device, Tensor},
@@ -8,6 +10,7 @@ use saliency_models::{
     labels::Labels,
     photo::RgbImage,
     preprocess::{Preprocess, Resize},
+    saved::SavedModel,
     zoo::{Architecture, Network},
 };
 
@@ -46,6 +49,12 @@ impl Loaded {
 
     /// The network that the command line names.
     pub fn from_args(args: &ModelArgs) -> Result<Self, Error> {
+        if SavedModel::is_folder(Path::new(&args.model)) {
+            return Err(Error::Usage(format!(
+                "{} is a model of rows, not of images: use `saliency explain --data FILE --model {0}` or `saliency importance`",
+                args.model
+            )));
+        }
         let architecture = match args.model.as_str() {
             "demo" => None,
             name => Some(
@@ -231,15 +240,22 @@ fn stored(architecture: Architecture) -> Result<std::path::PathBuf, Error> {
     })
 }
 
-/// The method that the command line names, with its options checked.
+/// The method that the command line names, with its options checked for images.
 pub fn recipe(args: &MethodArgs) -> Result<Recipe, Error> {
+    let recipe = recipe_or(args, "gradient")?;
+    Method::<4>::validate(&recipe)?;
+    Ok(recipe)
+}
+
+/// The method that the command line names, or the usual one.
+pub fn recipe_or(args: &MethodArgs, usual: &str) -> Result<Recipe, Error> {
     let mut recipe = match &args.recipe {
         Some(path) => {
             let text = files::read_text(path)?;
             serde_json::from_str(&text)
                 .map_err(|e| Error::file(path, format!("not a recipe: {e}")))?
         }
-        None => Recipe::named(&args.method)?,
+        None => Recipe::named(args.method.as_deref().unwrap_or(usual))?,
     };
     if let Some(of) = &args.of {
         let of =
@@ -280,7 +296,6 @@ pub fn recipe(args: &MethodArgs) -> Result<Recipe, Error> {
         let value: serde_json::Value = serde_json::from_str(value).unwrap_or_else(|_| value.into());
         recipe = recipe.with(name.trim(), value)?;
     }
-    Method::<4>::validate(&recipe)?;
     Ok(recipe)
 }
 

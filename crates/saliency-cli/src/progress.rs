@@ -21,6 +21,7 @@ impl Bar {
         let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::hidden());
         let template = match unit {
             "bytes" => "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}",
+            "file" => "{msg} {wide_bar} {percent} % {eta}",
             _ => "{msg} {wide_bar} {pos}/{len} {eta}",
         };
         bar.set_style(ProgressStyle::with_template(template).expect("the template is valid"));

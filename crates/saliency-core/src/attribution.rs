@@ -2,6 +2,7 @@ use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    columns::Columns,
     error::Error,
     host::{self, widened},
     map::Map,
@@ -29,6 +30,8 @@ pub struct Attribution<const D: usize> {
     pub evidence: Evidence<D>,
     /// What it cost, without the one pass for the scores.
     pub evaluations: Evaluations,
+    /// Names of the features of a table or a series, where it was given them.
+    pub columns: Option<Columns>,
 }
 
 /// Rows that went through the model.
@@ -116,6 +119,7 @@ impl<const D: usize> Attribution<D> {
             recipe: self.recipe.clone(),
             evidence: self.evidence.row(row),
             evaluations: self.evaluations,
+            columns: self.columns.clone(),
         })
     }
 

@@ -4,6 +4,7 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::{
+    axes,
     blur::{Border, blur},
     error::Error,
     noise::{NoiseScale, noisy},
@@ -31,9 +32,10 @@ pub enum Baseline {
     Zero,
     /// One value everywhere.
     Constant(f64),
-    /// One value for each channel (axis 1; for a table, each column).
+    /// One value for each channel: of a series each feature, of a table each column.
     Channels(Vec<f64>),
-    /// The mean over the positions of each row's own channel (of a table, of the row).
+    /// The mean over the positions of each row's own channel: of a series, each feature's
+    /// over time; of a table, the row's.
     Mean,
     /// The least value of each row, everywhere.
     Minimum,
@@ -88,36 +90,27 @@ impl Baseline {
             }
             Baseline::Channels(values) => {
                 finite(values)?;
-                if values.len() != dims[1] {
+                let axis = axes::channels(D).unwrap_or(1);
+                if values.len() != dims[axis] {
                     return Err(Error::option(
                         "baseline",
                         format!("{} values", values.len()),
                         "there must be one value for each channel of the input",
                     ));
                 }
-                let shape = std::array::from_fn(|d| if d == 1 { dims[1] } else { 1 });
+                let shape = std::array::from_fn(|d| if d == axis { dims[axis] } else { 1 });
                 spread(values.clone(), shape)
             }
             Baseline::Mean => {
-                let channels = if D == 2 { 1 } else { dims[1] };
-                let shape = std::array::from_fn(|d| match d {
-                    0 => rows,
-                    1 => channels,
-                    _ => 1,
-                });
-                input
-                    .clone()
-                    .reshape([rows * channels, row / channels])
-                    .mean_dim(1)
-                    .reshape::<D, _>(shape)
-                    .expand(dims)
+                let mean = axes::positions(D).fold(input.clone(), |x, axis| x.mean_dim(axis));
+                mean.expand(dims)
             }
             Baseline::Minimum => extreme(input, |flat| flat.min_dim(1)),
             Baseline::Maximum => extreme(input, |flat| flat.max_dim(1)),
             Baseline::Blur { sigma } => {
                 finite(&[*sigma])?;
                 if *sigma < 0.0 || D < 3 {
-                    let requirement = "sigma must be at least 0, and the input must have positions to blur over: [N, C, ...]";
+                    let requirement = "sigma must be at least 0, and the input must have positions to blur over: [N, T, F] or [N, C, H, W]";
                     return Err(Error::option("baseline", "blur", requirement));
                 }
                 blur(input.clone(), *sigma, Border::Reflect)
@@ -189,14 +182,14 @@ mod tests {
     use super::*;
     use burn::tensor::Device;
 
-    fn values(baseline: &Baseline, x: &Tensor<3>) -> Vec<f32> {
+    fn values(baseline: &Baseline, x: &Tensor<4>) -> Vec<f32> {
         baseline.of(x).unwrap().try_into_vec_as().unwrap()
     }
 
     #[test]
     fn each_kind_is_what_it_says() {
-        let x = Tensor::<3>::from_floats(
-            [[[1.0, 3.0], [0.0, 4.0]], [[5.0, 5.0], [2.0, 0.0]]],
+        let x = Tensor::<4>::from_floats(
+            [[[[1.0, 3.0]], [[0.0, 4.0]]], [[[5.0, 5.0]], [[2.0, 0.0]]]],
             &Device::flex(),
         );
         let channels = Baseline::Channels(vec![1.0, -1.0]);
@@ -226,12 +219,24 @@ mod tests {
     }
 
     #[test]
+    fn a_series_has_its_features_last() {
+        let x = Tensor::<3>::from_floats([[[1.0, 10.0], [3.0, 30.0]]], &Device::flex());
+        let of = |b: Baseline| b.of(&x).unwrap().try_into_vec_as::<f32>().unwrap();
+        assert_eq!(of(Baseline::Mean), [2.0, 20.0, 2.0, 20.0]);
+        let features = Baseline::Channels(vec![5.0, 6.0]);
+        assert_eq!(of(features), [5.0, 6.0, 5.0, 6.0]);
+        let table = x.flatten::<2>(1, 2);
+        let mean = Baseline::Mean.of(&table).unwrap();
+        assert_eq!(mean.try_into_vec_as::<f32>().unwrap(), [11.0; 4]);
+    }
+
+    #[test]
     fn what_does_not_fit_is_named() {
         let x = Tensor::<2>::ones([1, 3], &Device::flex());
         let text = |b: Baseline| b.of(&x).unwrap_err().to_string();
         assert!(text(Baseline::Channels(vec![1.0])).contains("1 values"));
         assert!(text(Baseline::Values { values: vec![1.0] }).contains("1 values"));
         assert!(text(Baseline::Constant(f64::NAN)).contains("NaN"));
-        assert!(text(Baseline::Blur { sigma: 1.0 }).contains("[N, C, ...]"));
+        assert!(text(Baseline::Blur { sigma: 1.0 }).contains("[N, T, F]"));
     }
 }

@@ -2,6 +2,8 @@
 
 use burn::tensor::{Tensor, TensorData};
 
+use crate::axes::neighbours;
+
 /// What lies beyond the border.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Border {
@@ -45,9 +47,9 @@ pub(crate) fn gaussian_matrix(len: usize, sigma: f64, border: Border) -> Vec<f64
     matrix
 }
 
-/// Blurs every axis after the rows and channels (`[N, C, ...]`), each with `sigma` positions.
+/// Blurs every axis of positions that have neighbours, each with `sigma` positions.
 pub(crate) fn blur<const D: usize>(input: Tensor<D>, sigma: f64, border: Border) -> Tensor<D> {
-    (2..D).fold(input, |x, axis| {
+    neighbours(D).fold(input, |x, axis| {
         let len = x.dims()[axis];
         along(x, axis, len, gaussian_matrix(len, sigma, border))
     })
@@ -64,7 +66,7 @@ pub(crate) fn blur_and_change<const D: usize>(
     border: Border,
 ) -> (Tensor<D>, Tensor<D>) {
     let zero = input.zeros_like();
-    (2..D).fold((input, zero), |(blurred, change), axis| {
+    neighbours(D).fold((input, zero), |(blurred, change), axis| {
         let len = blurred.dims()[axis];
         let here = gaussian_matrix(len, sigma, border);
         let next = gaussian_matrix(len, sigma + step, border);

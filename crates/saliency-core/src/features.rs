@@ -3,23 +3,27 @@ use std::sync::Arc;
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
-use crate::{error::Error, segment::Slic};
+use crate::{axes, error::Error, segment::Slic};
 
 /// What counts as one feature: which values of the input are taken away together.
 ///
-/// Axis 0 of the input is its rows; axis 1 the channels, where there are further axes, which
-/// are the positions; of a table, axis 1 are the positions.
+/// Axis 0 of the input is its rows. The positions are the columns of a table `[N, F]`, the
+/// steps of a series `[N, T, F]` (whose features are the channels), the pixels of a picture
+/// `[N, C, H, W]`. A model of `[N, C, L]` is explained as one of series: swap axes 1 and 2
+/// in its closure.
 ///
 /// ```
 /// use burn::tensor::{Device, Tensor};
 /// use saliency_core::Features;
-/// let row = Tensor::<3>::zeros([1, 2, 4], &Device::flex());
+/// // Four steps of two features.
+/// let row = Tensor::<3>::zeros([1, 4, 2], &Device::flex());
 /// let ids = |features: Features| features.resolve(&row).map(|groups| groups.ids);
 /// assert_eq!(ids(Features::Each)?, [0, 1, 2, 3, 4, 5, 6, 7]);
-/// assert_eq!(ids(Features::Positions)?, [0, 1, 2, 3, 0, 1, 2, 3]);
-/// assert_eq!(ids(Features::Grid(vec![2]))?, [0, 0, 1, 1, 0, 0, 1, 1]);
-/// assert_eq!(ids(Features::Grid(vec![1, 2]))?, [0, 0, 1, 1, 2, 2, 3, 3]);
-/// assert_eq!(ids(Features::Given(vec![5, 5, 7, 5]))?, [0, 0, 1, 0, 0, 0, 1, 0]);
+/// assert_eq!(ids(Features::Positions)?, [0, 0, 1, 1, 2, 2, 3, 3]);
+/// assert_eq!(ids(Features::Channels)?, [0, 1, 0, 1, 0, 1, 0, 1]);
+/// assert_eq!(ids(Features::Grid(vec![2]))?, [0, 0, 0, 0, 1, 1, 1, 1]);
+/// assert_eq!(ids(Features::Grid(vec![2, 1]))?, [0, 1, 0, 1, 2, 3, 2, 3]);
+/// assert_eq!(ids(Features::Given(vec![5, 5, 7, 5]))?, [0, 0, 0, 0, 1, 1, 0, 0]);
 /// assert_eq!(serde_json::to_string(&Features::Grid(vec![8, 8]))?, r#"{"grid":[8,8]}"#);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -32,10 +36,13 @@ pub enum Features {
     Auto,
     /// Each value by itself; Captum's default.
     Each,
-    /// Each position, all channels together.
+    /// Each position, all channels together: the steps of a series.
     Positions,
+    /// Each channel over all positions: the features of a series. Of a table, each column.
+    Channels,
     /// Windows side by side, cut off at the far border: a size for each axis after the rows,
-    /// or for each position axis (all channels together), or one for all position axes.
+    /// or for each position axis (all channels together), or one for all position axes. Of a
+    /// series, `[5]` is five steps with all features, `[5, 1]` five steps of one feature.
     Grid(Vec<usize>),
     /// The number of a group for each value of a row, or for each position; numbers may have
     /// gaps.
@@ -61,17 +68,17 @@ impl Features {
     pub fn resolve<const D: usize>(&self, row: &Tensor<D>) -> Result<Groups, Error> {
         let dims = row.dims();
         let len: usize = dims[1..].iter().product();
-        let channels = if D > 2 { dims[1] } else { 1 };
-        let all_channels = |ids: Vec<usize>| ids.repeat(channels);
+        let channels = axes::channel_count(dims);
+        let all_channels = |ids: Vec<usize>| axes::spread(ids, dims);
         Ok(match self {
             Features::Auto if len <= 64 => Features::Each.resolve(row)?,
             Features::Auto if D == 4 && dims[2].min(dims[3]) > 1 => {
                 Features::Slic(Slic::default()).resolve(row)?
             }
             Features::Auto => {
-                let axes = if D > 2 { D - 2 } else { 1 };
-                let windows = 64_f64.powf(1.0 / axes as f64);
-                let sizes = dims[D - axes..].iter();
+                let axes = axes::positions(D);
+                let windows = 64_f64.powf(1.0 / axes.len() as f64);
+                let sizes = dims[axes].iter();
                 let sizes = sizes.map(|&len| (len as f64 / windows).ceil() as usize);
                 Features::Grid(sizes.collect()).resolve(row)?
             }
@@ -83,6 +90,17 @@ impl Features {
                 ids: all_channels((0..len / channels).collect()),
                 count: len / channels,
             },
+            Features::Channels => {
+                let one = |index: usize| match axes::channels(D) {
+                    None => index,
+                    Some(2) => index % channels,
+                    Some(_) => index / (len / channels),
+                };
+                Groups {
+                    ids: (0..len).map(one).collect(),
+                    count: if D == 2 { len } else { channels },
+                }
+            }
             Features::Grid(sizes) => grid(&window(sizes, "features", dims)?, dims),
             Features::Given(ids) if ids.len() == len => compact(ids),
             Features::Given(ids) if ids.len() * channels == len => {
@@ -123,28 +141,42 @@ impl Features {
     }
 }
 
-/// A size for each axis after the rows, from one for each of them, for each position axis, or
-/// for all position axes; none is larger than its axis.
+/// A number for each axis after the rows, from one for each of them, for each position axis
+/// (`channels` then stands at that of the channels), or one for all position axes.
+pub(crate) fn per_axis(given: &[usize], channels: &[usize]) -> Option<Vec<usize>> {
+    let axes = axes::positions(channels.len() + 1);
+    if given.len() == channels.len() {
+        return Some(given.to_vec());
+    }
+    let given = match given {
+        [one] => vec![*one; axes.len()],
+        all if all.len() == axes.len() => all.to_vec(),
+        _ => return None,
+    };
+    let mut full = channels.to_vec();
+    full[axes.start - 1..axes.end - 1].copy_from_slice(&given);
+    Some(full)
+}
+
+/// A size for each axis after the rows, none larger than its axis.
 pub(crate) fn window<const D: usize>(
-    sizes: &[usize],
+    given: &[usize],
     option: &'static str,
     dims: [usize; D],
 ) -> Result<Vec<usize>, Error> {
-    let positions = if D > 2 { D - 2 } else { 1 };
-    let sizes = match sizes {
-        [size] => vec![*size; positions],
-        sizes => sizes.to_vec(),
-    };
     let mut full = dims[1..].to_vec();
-    if sizes.contains(&0) || (sizes.len() != positions && sizes.len() != full.len()) {
-        return Err(Error::option(
+    let sizes = match given.contains(&0) {
+        false => per_axis(given, &full),
+        true => None,
+    };
+    let sizes = sizes.ok_or_else(|| {
+        Error::option(
             option,
-            format!("{sizes:?}"),
+            format!("{given:?}"),
             "give a size of at least 1 for each axis after the rows, for each position axis, or one for all of these",
-        ));
-    }
-    let first = full.len() - sizes.len();
-    for (full, size) in full[first..].iter_mut().zip(sizes) {
+        )
+    })?;
+    for (full, size) in full.iter_mut().zip(sizes) {
         *full = size.min(*full);
     }
     Ok(full)
@@ -212,8 +244,12 @@ mod tests {
         assert_eq!(Features::Auto.resolve(&table).unwrap().count, 9);
         let wide = Tensor::<2>::zeros([1, 1000], &device);
         assert_eq!(Features::Auto.resolve(&wide).unwrap().count, 63);
-        let series = Tensor::<3>::zeros([1, 4, 640], &device);
-        assert_eq!(Features::Auto.resolve(&series).unwrap().count, 64);
+        let series = Tensor::<3>::zeros([1, 640, 4], &device);
+        let groups = Features::Auto.resolve(&series).unwrap();
+        assert_eq!(
+            (groups.count, &groups.ids[..41]),
+            (64, &[[0; 40].as_slice(), &[1]].concat()[..])
+        );
         let picture = Tensor::<4>::zeros([1, 3, 32, 32], &device);
         let groups = Features::Auto.resolve(&picture).unwrap();
         assert!((40..=60).contains(&groups.count), "{}", groups.count);

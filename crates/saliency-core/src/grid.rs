@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     attribution::{Evidence, Outcome},
+    axes,
     error::Error,
     model::Model,
     perturb::relative_error,
@@ -125,12 +126,9 @@ pub(crate) fn upsample(cells: &[f64], axes: &[Axis]) -> Vec<f64> {
     values
 }
 
-/// Lengths of the axes that masks lie on: those after `[N, C]`; of a table, its columns.
+/// Lengths of the axes that masks lie on: those of the positions; of a table, its columns.
 pub(crate) fn positions<const D: usize>(input: &Tensor<D>) -> Vec<usize> {
-    match D {
-        2 => vec![input.dims()[1]],
-        _ => input.dims()[2..].to_vec(),
-    }
+    input.dims()[axes::positions(D)].to_vec()
 }
 
 /// Cells of `grid` per position axis, with the columns of a table each a cell of its own.
@@ -153,13 +151,13 @@ pub(crate) fn count(axes: &[Axis]) -> usize {
     axes.iter().map(|axis| axis.cells).product()
 }
 
-/// Values of maps, row by row, as a tensor `[rows, 1, ...]` (of a table, `[rows, columns]`).
+/// Values of maps, row by row, as a tensor shaped like the input with one channel.
 pub(crate) fn maps<const D: usize>(values: Vec<f64>, input: &Tensor<D>) -> Tensor<D> {
     let dims = input.dims();
     let one: usize = positions(input).iter().product();
     let shape: [usize; D] = std::array::from_fn(|d| match d {
         0 => values.len() / one,
-        1 if D > 2 => 1,
+        d if axes::channels(D) == Some(d) => 1,
         _ => dims[d],
     });
     let data = TensorData::new(values, shape).convert_dtype(input.dtype());

@@ -31,7 +31,9 @@
 //!   [`Recipe::METHODS`] lists them all.
 //! - [`Attribution`]: the result, signed and raw; [`Reduction`] and [`Map`] make pictures of
 //!   it, [`Statistics`] describe them.
-//! - [`analysis`]: comparing classes, noise, sensitivity, localisation.
+//! - Tables `[N, F]` and series `[N, T, F]`: [`Columns`] names the features, [`FeatureRanking`] sorts
+//!   them, [`analysis::Importance`] sums up a whole file.
+//! - [`analysis`]: comparing classes, noise, sensitivity, localisation, importance.
 //! - [`Run`]: batch size, progress, cancellation.
 //!
 //! With the feature `flex`, graphs of convolutional networks run on compiled plans on the CPU.
@@ -40,8 +42,10 @@
 
 pub mod analysis;
 mod attribution;
+mod axes;
 mod baseline;
 mod blur;
+mod columns;
 mod error;
 mod features;
 pub mod graph;
@@ -58,6 +62,7 @@ mod plan;
 mod principal;
 mod quadrature;
 mod quasi;
+mod ranking;
 mod recipe;
 mod reduce;
 mod run;
@@ -69,6 +74,7 @@ mod upsample;
 
 pub use attribution::{Attribution, Evaluations, Evidence, Outcome};
 pub use baseline::Baseline;
+pub use columns::Columns;
 pub use error::Error;
 pub use features::{Features, Groups};
 pub use graph::{Graph, GraphBuilder, Layer};
@@ -80,6 +86,7 @@ pub use model::{Model, Probabilities};
 pub use noise::NoiseScale;
 pub use quadrature::Quadrature;
 pub use quasi::Design;
+pub use ranking::{Contribution, FeatureRanking, Ranked};
 pub use recipe::{Family, MethodInfo, Needs, Recipe};
 pub use reduce::{Reduction, reduce, signed_pair};
 pub use run::{BatchSize, ModeCheck, Progress, ProgressFn, Run, Stage};

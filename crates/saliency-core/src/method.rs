@@ -149,6 +149,7 @@ pub trait Method<const D: usize> {
             recipe: self.recipe(),
             evidence: found.evidence,
             evaluations: counter.total(),
+            columns: None,
         })
     }
 }

@@ -1,4 +1,4 @@
-use std::{fmt, sync::Arc};
+use std::{fmt, ops::Range, sync::Arc};
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
@@ -59,6 +59,35 @@ impl Target {
             name: name.into(),
             score: Arc::new(score),
         }
+    }
+
+    /// The mean of some of a model's `outputs`: a forecast over the steps of its horizon.
+    /// One step alone is [`Class`](Target::Class).
+    ///
+    /// ```
+    /// use saliency_core::Target;
+    /// let next_days = Target::mean_of(1..3, 4)?;
+    /// assert_eq!(next_days, Target::Weighted(vec![0.0, 0.5, 0.5, 0.0]));
+    /// assert!(Target::mean_of(2..5, 4).is_err());
+    /// # Ok::<(), saliency_core::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Option`] where the range is empty or ends beyond the outputs.
+    pub fn mean_of(steps: Range<usize>, outputs: usize) -> Result<Self, Error> {
+        if steps.is_empty() || steps.end > outputs {
+            return Err(Error::option(
+                "target",
+                format!(
+                    "mean of outputs {}..{} of {outputs}",
+                    steps.start, steps.end
+                ),
+                "the range must hold at least one output and end within them",
+            ));
+        }
+        let weight = 1.0 / steps.len() as f64;
+        let weights = (0..outputs).map(|i| if steps.contains(&i) { weight } else { 0.0 });
+        Ok(Target::Weighted(weights.collect()))
     }
 }
 

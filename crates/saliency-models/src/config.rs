@@ -17,6 +17,18 @@ pub enum ConfigError {
         /// Name of the option.
         option: &'static str,
     },
+    /// A size that must be shared out evenly is not.
+    #[error("{network}: `{option}` is {value}; it must be a multiple of {of}")]
+    Multiple {
+        /// Name of the network.
+        network: &'static str,
+        /// Name of the option.
+        option: &'static str,
+        /// Its value.
+        value: usize,
+        /// What it is shared among.
+        of: usize,
+    },
 }
 
 /// Fails on the first option that is zero.

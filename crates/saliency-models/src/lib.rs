@@ -4,14 +4,21 @@
 
 pub mod cifar_resnet;
 pub mod config;
+pub mod data;
 pub mod demo;
 #[cfg(feature = "fetch")]
 pub mod fetch;
+pub mod generated;
 pub mod labels;
 pub mod photo;
+pub mod predictor;
 pub mod preprocess;
 pub mod resnet;
+pub mod saved;
 pub mod scenes;
+pub mod sequence;
 pub mod squeezenet;
+pub mod tabular;
+pub mod train;
 pub mod weights;
 pub mod zoo;

@@ -157,7 +157,7 @@ fn check(values: &[f32], style: &HistogramStyle) -> Result<()> {
     check_finite("the histogram's markers", &markers)
 }
 
-fn within(what: &'static str, found: usize, range: (usize, usize)) -> Result<()> {
+pub(crate) fn within(what: &'static str, found: usize, range: (usize, usize)) -> Result<()> {
     if (range.0..=range.1).contains(&found) {
         Ok(())
     } else {

@@ -1,4 +1,4 @@
-//! Pictures of saliency maps, from plain grids of `f32`.
+//! Pictures of saliency maps and charts of features, from plain grids of `f32`.
 //!
 //! | picture | function |
 //! |---|---|
@@ -8,6 +8,10 @@
 //! | several channel reductions side by side | [`aggregations`] |
 //! | any labelled maps side by side | [`gallery`] |
 //! | how the values of a map are distributed | [`histogram`] |
+//! | features of a table, with intervals | [`bars`], [`magnitudes`] |
+//! | features at many rows of a table | [`beeswarm`] |
+//! | a series over its saliency | [`series`] |
+//! | features over time | [`time_heat`] |
 //! | the parts alone | [`heatmap`], [`overlay`], [`outline`], [`grey`], [`Colormap`] |
 //! | to a file | [`save_png`], [`encode_png`] |
 //!
@@ -32,8 +36,11 @@
 //! # Ok::<(), saliency_viz::Error>(())
 //! ```
 
+mod bars;
+mod beeswarm;
 mod blend;
 mod canvas;
+mod chart;
 mod colormap;
 mod error;
 mod gallery;
@@ -42,12 +49,15 @@ mod histogram;
 mod panel;
 mod resample;
 mod save;
+mod series;
 mod signed;
 mod standard;
 mod style;
 mod text;
 mod ticks;
 
+pub use bars::{Bar, bars, magnitudes};
+pub use beeswarm::{Swarm, beeswarm};
 pub use blend::{grey, heatmap, outline, overlay};
 pub use colormap::Colormap;
 pub use error::{Error, Result};
@@ -55,6 +65,7 @@ pub use gallery::{Cell, aggregations, comparison, gallery};
 pub use grid::Grid;
 pub use histogram::{Counts, HistogramStyle, histogram};
 pub use save::{encode_png, save_png};
+pub use series::{Track, series, time_heat};
 pub use signed::signed;
 pub use standard::standard;
 pub use style::Style;

@@ -9,6 +9,7 @@ use saliency_viz::{Style, aggregations, signed, standard};
 
 use crate::{
     args::{Explain, Format, ReduceChoice, TargetChoice},
+    commands::explain_rows,
     error::Error,
     files::{self, Results},
     inputs::{self, Input},
@@ -18,6 +19,9 @@ use crate::{
 };
 
 pub fn run(args: &Explain) -> Result<(), Error> {
+    if let Some(data) = &args.rows.data {
+        return explain_rows::run(args, data);
+    }
     let inputs = inputs::collect(&args.images)?;
     let recipe = model::recipe(&args.method)?;
     let loaded = Loaded::from_args(&args.model)?;
@@ -140,7 +144,8 @@ fn write_row(
         }
     }
     if args.output.save.contains(&Format::Npy) {
-        results.bytes(".npy", &npy(attribution)?)?;
+        let shape = &attribution.values.dims()[1..];
+        results.bytes(".npy", &npy(shape, &attribution.to_vec()?)?)?;
     }
     if args.output.save.contains(&Format::Safetensors) {
         results.bytes(".safetensors", &safetensors(attribution, &map)?)?;
@@ -222,13 +227,10 @@ fn summary(reports: &[MapReport]) -> String {
     )
 }
 
-/// The signed attribution [C, H, W] of one row in numpy's format.
-fn npy(attribution: &Attribution<4>) -> Result<Vec<u8>, Error> {
+/// Values of a shape in numpy's format.
+pub fn npy(shape: &[usize], values: &[f32]) -> Result<Vec<u8>, Error> {
     use npyz::WriterBuilder;
-    let shape: Vec<u64> = attribution.values.dims()[1..]
-        .iter()
-        .map(|&d| d as u64)
-        .collect();
+    let shape: Vec<u64> = shape.iter().map(|&d| d as u64).collect();
     let mut bytes = Vec::new();
     let fail = |e: std::io::Error| Error::Internal(e.to_string());
     let mut writer = npyz::WriteOptions::new()
@@ -237,7 +239,7 @@ fn npy(attribution: &Attribution<4>) -> Result<Vec<u8>, Error> {
         .writer(&mut bytes)
         .begin_nd()
         .map_err(fail)?;
-    writer.extend(attribution.to_vec()?).map_err(fail)?;
+    writer.extend(values.iter().copied()).map_err(fail)?;
     writer.finish().map_err(fail)?;
     Ok(bytes)
 }

@@ -3,9 +3,12 @@
 pub mod compare;
 pub mod completions;
 pub mod demo;
+pub mod demo_finance;
 pub mod devices;
 pub mod explain;
+pub mod explain_rows;
 pub mod fetch;
+pub mod importance;
 pub mod layers;
 pub mod methods;
 pub mod models;
@@ -13,4 +16,5 @@ pub mod noise;
 pub mod profile;
 pub mod sensitivity;
 pub mod stats;
+pub mod train;
 pub mod train_demo;

@@ -12,6 +12,11 @@ use crate::{
 };
 
 pub fn run(args: &Explain) -> Result<(), Error> {
+    if args.rows.data.is_some() {
+        return Err(Error::Usage(
+            "stats is for images; use `saliency importance` for --data".into(),
+        ));
+    }
     let inputs = inputs::collect(&args.images)?;
     let recipe = model::recipe(&args.method)?;
     let loaded = Loaded::from_args(&args.model)?;

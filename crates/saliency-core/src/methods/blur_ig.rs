@@ -145,7 +145,7 @@ impl<const D: usize> Method<D> for BlurIg {
         if D < 3 {
             return Err(Error::Shape {
                 what: "the input of Blur IG",
-                expected: "[N, C, ...]: positions to blur over".into(),
+                expected: "[N, T, F] or [N, C, H, W]: positions to blur over".into(),
                 got: input.dims().to_vec(),
             });
         }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     attribution::{Evidence, Outcome},
+    axes,
     baseline::Baseline,
     blur::{Border, blur},
     error::Error,
@@ -278,7 +279,10 @@ impl ExtremalPerturbation {
             ExtremalVariant::Delete => scene.apply(gone),
             ExtremalVariant::Dual => Tensor::cat(vec![scene.apply(mask), scene.apply(gone)], 0),
         };
-        if mirrored { seen.flip([D - 1]) } else { seen }
+        match mirrored {
+            true => seen.flip([axes::neighbours(D).end - 1]),
+            false => seen,
+        }
     }
 
     /// What is maximised, from the scores of what the model was shown.
@@ -401,7 +405,7 @@ impl<const D: usize> Method<D> for ExtremalPerturbation {
             let dims = input.dims();
             std::array::from_fn(|d| match d {
                 0 => rows,
-                1 if D > 2 => 1,
+                d if axes::channels(D) == Some(d) => 1,
                 _ => dims[d],
             })
         };

@@ -52,11 +52,11 @@ pub enum Psi {
 ///
 /// let device = Device::flex();
 /// let head = LinearConfig::new(2, 1).init(&device);
-/// let x = Tensor::<3>::from_floats([[[1.0, -2.0, 3.0], [0.0, 4.0, -1.0]]], &device);
-/// let model = |m: &burn::nn::Linear, x: Tensor<3>| m.forward(relu(x + 0.5).mean_dim(2).flatten(1, 2));
+/// let x = Tensor::<3>::from_floats([[[1.0, 0.0], [-2.0, 4.0], [3.0, -1.0]]], &device);
+/// let model = |m: &burn::nn::Linear, x: Tensor<3>| m.forward(relu(x + 0.5).mean_dim(1).flatten(1, 2));
 /// let graph = Graph::trace(&head, model, &x)?;
 /// let map = FullGrad::new().psi(Psi::Signed).explain(&graph, x, 0)?;
-/// assert_eq!(map.values.dims(), [1, 1, 3]);
+/// assert_eq!(map.values.dims(), [1, 3, 1]);
 /// let sum: f32 = map.to_vec()?.iter().sum();
 /// assert!((sum - map.scores[0] as f32).abs() < 1e-5);
 /// # Ok::<(), saliency_core::Error>(())

@@ -18,9 +18,9 @@ use crate::{
 ///
 /// For a layer with activations A `[N, C, places]` and gradients G = d f / d A:
 /// w_c = mean over places of G_c, map = ReLU(sum_c w_c A_c), brought to the input's positions.
-/// Values have one channel: `[N, 1, H, W]` for images `[N, C, H, W]`, `[N, 1, L]` for
-/// `[N, C, L]`; where the model itself moves the channels to the front (`[N, H, W, C]`, series
-/// `[N, T, F]`), that axis has size one. Selvaraju et al., "Grad-CAM: Visual Explanations from
+/// Values have one channel: `[N, 1, H, W]` for images `[N, C, H, W]`, `[N, T, 1]` for series
+/// `[N, T, F]`; where the model itself moves the channels to the front (`[N, H, W, C]`), that
+/// axis has size one. Selvaraju et al., "Grad-CAM: Visual Explanations from
 /// Deep Networks via Gradient-based Localization" (2017), <https://arxiv.org/abs/1610.02391>.
 ///
 /// The default layer is the last one that has positions; the mean of several is taken after

@@ -3,6 +3,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     attribution::{Evidence, Outcome},
+    axes,
     baseline::Baseline,
     error::Error,
     grid::{Axis, Upsampling, blend, cells},
@@ -129,12 +130,12 @@ impl MeaningfulPerturbation {
         let spread: Vec<Tensor<2>> = axes.iter().map(|axis| matrix(axis, place)).collect();
         let shape: [usize; D] = std::array::from_fn(|d| match d {
             0 => x.dims()[0],
-            1 if D > 2 => 1,
-            _ => spread[d - first_axis(D)].dims()[0],
+            d if axes::channels(D) == Some(d) => 1,
+            _ => spread[d - axes::positions(D).start].dims()[0],
         });
         let up = |mask: Tensor<D>| {
             spread.iter().enumerate().fold(mask, |mask, (i, matrix)| {
-                along(mask, first_axis(D) + i, matrix)
+                along(mask, axes::positions(D).start + i, matrix)
             })
         };
         let goal = goal.repeat(1);
@@ -148,7 +149,7 @@ impl MeaningfulPerturbation {
                 return Err(Error::NotDifferentiable);
             }
             let gone = (leaf.clone().neg() + 1.0).sum() * self.l1;
-            let loss = (2..D).fold(scores.cast(place.1).sum() + gone, |loss, axis| {
+            let loss = axes::neighbours(D).fold(scores.cast(place.1).sum() + gone, |loss, axis| {
                 loss + self.variation(leaf.clone(), axis) * self.tv
             });
             let mut gradients = guarded(&x.dims(), || loss.backward())?;
@@ -173,11 +174,6 @@ impl MeaningfulPerturbation {
             .powf_scalar(self.beta)
             .sum()
     }
-}
-
-/// The axis that a mask's first axis of cells is in a tensor of rank `rank`.
-fn first_axis(rank: usize) -> usize {
-    rank.min(3) - 1
 }
 
 /// An axis as a matrix `[cells, positions]`.

@@ -5,9 +5,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     attribution::Outcome,
+    axes,
     baseline::Baseline,
     error::Error,
-    features::window,
+    features::{per_axis, window},
     method::Method,
     model::Model,
     perturb::{Part, Probe},
@@ -35,7 +36,9 @@ pub enum Aggregation {
 ///
 /// Works on inputs of any rank. `window` and `stride` have a size for each axis after the
 /// rows (`[C, H, W]`), or for each position axis (all channels are covered together), or one
-/// size for all of them. Windows start at multiples of the stride until the far border is
+/// size for all of them. Of a series `[N, T, F]`, a window of `[5]` covers five steps of all
+/// features, `[5, 1]` five steps of one feature, `[usize::MAX, 1]` one feature over all of
+/// time. Windows start at multiples of the stride until the far border is
 /// reached, where the last one is cut off. A window larger than an axis covers all of it.
 ///
 /// By default a window is an eighth of each position axis (of a table, one column) and moves
@@ -114,25 +117,25 @@ impl Occlusion {
     /// The windows over axes after the rows: a range on each axis.
     fn windows<const D: usize>(&self, dims: [usize; D]) -> Result<Vec<Vec<Range<usize>>>, Error> {
         let axes = &dims[1..];
-        let positions = if D > 2 { D - 2 } else { 1 };
         let sizes = match self.window.is_empty() {
             false => self.window.clone(),
             true if D == 2 => vec![1],
-            true => dims[2..].iter().map(|len| (len / 8).max(1)).collect(),
+            true => dims[axes::positions(D)]
+                .iter()
+                .map(|len| (len / 8).max(1))
+                .collect(),
         };
         let sizes = window(&sizes, "window", dims)?;
         let strides: Vec<usize> = match &self.stride[..] {
             [] => sizes.iter().map(|size| (size / 2).max(1)).collect(),
             [stride] => vec![*stride; axes.len()],
-            all if all.len() == axes.len() => all.to_vec(),
-            some if some.len() == positions => [&sizes[..1], some].concat(),
-            other => {
-                return Err(Error::option(
+            given => per_axis(given, &sizes).ok_or_else(|| {
+                Error::option(
                     "stride",
-                    format!("{other:?}"),
+                    format!("{given:?}"),
                     "give a step for each axis after the rows, for each position axis, or one for all of these",
-                ));
-            }
+                )
+            })?,
         };
         let mut windows = vec![Vec::new()];
         for ((&len, &size), &stride) in axes.iter().zip(&sizes).zip(&strides) {

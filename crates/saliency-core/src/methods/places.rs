@@ -13,8 +13,8 @@ use crate::{
 /// The positions of the input: its axes after the rows and channels.
 ///
 /// The channels are where the first operation that knows has them, whatever axes the model has
-/// moved before: convolutions read them from axis 1, linear layers from the last, as in a series
-/// `[N, T, F]`. An input without channels `[N, L]` has `L` positions.
+/// moved before: convolutions read them from axis 1, linear layers from the last. Where none
+/// does, they are the last axis of a series `[N, T, F]`, else axis 1. An input without channels `[N, L]` has `L` positions.
 #[derive(Debug)]
 pub(crate) struct Frame {
     pub sizes: Vec<usize>,
@@ -25,7 +25,10 @@ pub(crate) struct Frame {
 impl Frame {
     pub fn of(graph: &Graph) -> Self {
         let shape = graph.node(graph.input()).shape_at(1);
-        let order = input_order(graph).unwrap_or_else(|| (0..shape.len()).collect());
+        let order = input_order(graph).unwrap_or_else(|| match shape.len() {
+            3 => vec![0, 2, 1],
+            rank => (0..rank).collect(),
+        });
         let positions = if shape.len() == 2 { 1 } else { 2 };
         Frame {
             sizes: order[positions..].iter().map(|&axis| shape[axis]).collect(),

@@ -467,14 +467,14 @@ mod tests {
 
     #[test]
     fn series_have_masks_over_their_length() {
-        let last = |x: Tensor<3>| x.narrow(2, 9, 3).sum_dim(2).sum_dim(1).flatten::<2>(1, 2);
-        let x = Tensor::<3>::ones([2, 4, 12], &Device::flex());
+        let last = |x: Tensor<3>| x.narrow(1, 9, 3).sum_dim(2).sum_dim(1).flatten::<2>(1, 2);
+        let x = Tensor::<3>::ones([2, 12, 4], &Device::flex());
         let run = Run::new().batch_size(BatchSize::Rows(5));
         let rise = Rise::new().samples(300).grid(4);
         let found = rise
             .explain_with(&last, x, &Target::Regression, &run)
             .unwrap();
-        assert_eq!(found.values.dims(), [2, 1, 12]);
+        assert_eq!(found.values.dims(), [2, 12, 1]);
         let map = found.to_vec().unwrap();
         assert!(map[..6].iter().all(|v| *v < map[10]));
         assert_eq!(map[..12], map[12..]);

@@ -2,6 +2,7 @@ use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    axes,
     blur::{Border, blur},
     error::Error,
 };
@@ -95,16 +96,16 @@ impl Slic {
         }
     }
 
-    /// The segment of each position of one row: `[1, C, H, W]`, or `[1, C, L]` as a picture
-    /// of height one.
+    /// The segment of each position of one row: `[1, C, H, W]`, or a series `[1, T, F]` as a
+    /// picture of height one.
     pub(crate) fn labels<const D: usize>(&self, row: &Tensor<D>) -> Result<Vec<usize>, Error> {
         self.validate()?;
         let dims = row.dims();
         let (height, width) = match D {
-            3 => (1, dims[2]),
+            3 => (1, dims[1]),
             4 => (dims[2], dims[3]),
             _ => {
-                let requirement = "superpixels need positions: [N, C, L] or [N, C, H, W]";
+                let requirement = "superpixels need positions: [N, T, F] or [N, C, H, W]";
                 return Err(Error::option("features", "slic", requirement));
             }
         };
@@ -112,9 +113,14 @@ impl Slic {
             true => blur(row.clone(), self.sigma, Border::Reflect),
             false => row.clone(),
         };
+        let row = match D {
+            3 => row.swap_dims(1, 2),
+            _ => row,
+        };
+        let channels = axes::channel_count(dims);
         let values = row.try_into_vec_as::<f64>().map_err(Error::device)?;
-        let colours = colours(&values, dims[1]);
-        let (step, labels) = self.clusters(&colours, dims[1], height, width);
+        let colours = colours(&values, channels);
+        let (step, labels) = self.clusters(&colours, channels, height, width);
         let least = (step * if height.min(width) > 1 { step } else { 1.0 } / 2.0) as usize;
         Ok(connected(&labels, height, width, least))
     }

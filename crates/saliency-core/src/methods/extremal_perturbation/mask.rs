@@ -20,7 +20,7 @@ pub(super) struct Scene<const D: usize> {
 impl<const D: usize> Scene<D> {
     pub(super) fn new(options: &ExtremalPerturbation, x: &Tensor<D>) -> Result<Self, Error> {
         let x = widened(x.clone());
-        let mut shape = x.dims();
+        let mut shape = channels_first(x.clone()).dims();
         let rows = shape[0];
         let positions: usize = positions(&x).iter().product();
         let channels = shape[1..].iter().product::<usize>() / positions;
@@ -38,7 +38,7 @@ impl<const D: usize> Scene<D> {
                 (_, Some(fill)) => x.clone() * part + fill.clone() * (1.0 - part),
                 _ => x.clone(),
             };
-            x.reshape([rows, 1, channels, positions])
+            channels_first(x).reshape([rows, 1, channels, positions])
         });
         let pyramid = Tensor::cat(levels.collect(), 1).repeat_dim(0, options.areas.len());
         shape[0] = rows * options.areas.len();
@@ -60,7 +60,15 @@ impl<const D: usize> Scene<D> {
         };
         let (low, high) = (level(low), level(high));
         let seen = low * (part.clone().neg() + 1.0) + high * part;
-        seen.reshape(self.shape)
+        channels_first(seen.reshape(self.shape))
+    }
+}
+
+/// A series with its features before its steps, or the other way round; anything else as it is.
+fn channels_first<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    match D {
+        3 => x.swap_dims(1, 2),
+        _ => x,
     }
 }
 

@@ -129,10 +129,10 @@ fn does_not_depend_on_the_batch_split_or_on_neighbours() {
 #[test]
 fn half_precision_and_series_run() {
     let method = ExtremalPerturbation::new().steps(3);
-    let model = |x: Tensor<3>| x.mean_dim(2).flatten::<2>(1, 2);
-    let x = Tensor::<3>::ones([2, 4, 40], &Device::flex());
+    let model = |x: Tensor<3>| x.mean_dim(1).flatten::<2>(1, 2);
+    let x = Tensor::<3>::ones([2, 40, 4], &Device::flex());
     let found = method.explain(&model, x.clone(), 1).unwrap();
-    assert_eq!(found.values.dims(), [2, 1, 40]);
+    assert_eq!(found.values.dims(), [2, 40, 1]);
     let half = x.cast(burn::tensor::DType::F16);
     let half = method.explain(&model, half, 1).unwrap().values;
     assert_close(half.cast(burn::tensor::DType::F32), found.values, 1e-3);
