@@ -129,9 +129,14 @@ impl Tabular {
         Ok(Tabular {
             name: folder.trim_end_matches('/').into(),
             columns: Columns::grouped(columns),
+            batch: match batch == BatchSize::default()
+                && device::describe(&device).starts_with("CPU")
+            {
+                true => in_cache(model.graph().row_bytes()),
+                false => batch,
+            },
             device,
             model,
-            batch,
         })
     }
 
@@ -445,6 +450,15 @@ impl Tabular {
         };
         Ok((0..rows).map(explained).collect())
     }
+}
+
+/// Batches of small networks that stay in a CPU's cache: several times faster than those that
+/// fill the memory, and at least 32 rows where a row is large.
+fn in_cache(row_bytes: usize) -> BatchSize {
+    const CACHE: usize = 4 << 20;
+    const MEMORY: usize = 2 << 30;
+    let rows = (CACHE / row_bytes.max(1)).clamp(32, 4096);
+    BatchSize::Rows(rows.min(MEMORY / row_bytes.max(1)).max(1))
 }
 
 fn trust<const D: usize>(

@@ -21,8 +21,10 @@ use crate::{
     table::{self, CsvText, Tabular},
 };
 
-/// Samples that are read, explained and forgotten together.
-const CHUNK: usize = 1024;
+/// Samples that are read, explained and forgotten together: at most so many, of at most so many
+/// cells.
+const CHUNK: usize = 4096;
+const CELLS: usize = 1 << 18;
 /// Groups that have a column in the table and a picture.
 const SHOWN_GROUPS: usize = 8;
 
@@ -131,9 +133,11 @@ fn stream(args: &Importance, tabular: &Tabular, recipe: &Recipe) -> Result<(Kept
     let bar = ProgressBar::new("file", samples.bytes_total());
     let (started, label) = (Instant::now(), table::stem(&args.data));
     let most = args.rows.unwrap_or(u64::MAX);
+    let cells = tabular.steps() * tabular.columns.sources().len();
+    let chunk = (CELLS / cells.max(1)).clamp(16, CHUNK) as u64;
     let mut done: u64 = 0;
     loop {
-        let room = (most - done).min(CHUNK as u64) as usize;
+        let room = (most - done).min(chunk) as usize;
         let chunk = samples.by_ref().take(room).collect::<Result<Vec<_>, _>>()?;
         if chunk.is_empty() {
             break;
