@@ -512,8 +512,9 @@ impl Picture {
             "layer-gradient-x-activation"
             | "layer-conductance"
             | "layer-integrated-gradients"
-            | "layer-rule"
-            | "layer-lrp" => close(contributions),
+            | "layer-rule" => close(contributions),
+            // The stabiliser is added to sums over places that may be close to zero.
+            "layer-lrp" => Some(Want::Values(contributions, 1e-3)),
             // The way between the first and the last node.
             "layer-conductance-captum" => {
                 let nodes = Quadrature::GaussLegendre.nodes(STEPS + 1);
