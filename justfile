@@ -78,14 +78,14 @@ parity:
 importance-memory:
     cargo test --release --workspace {{features}} --test whole -- --ignored --nocapture importance_memory
 
-# Which methods apply to tables and series, for the guide
+# Which methods apply to tables and series
 ranks:
-    SALIENCY_RANKS_OUT=$PWD/docs/methods/ranks.md cargo test --release --workspace {{features}} --test whole methods_apply
+    cargo test --release --workspace {{features}} --test whole -- --nocapture methods_apply
 
-# Charts and outputs of docs/finance.md, on generated data: target/finance-pictures
-finance-pictures:
-    mkdir -p target/finance-pictures
-    SALIENCY_PICTURES_OUT=$PWD/target/finance-pictures cargo test --release --workspace {{features}} --test whole -- --ignored --nocapture finance_guide
+# The example charts of docs/finance.md
+charts:
+    cargo run --release -p saliency-viz --example charts target/charts
+    for chart in row importance beeswarm series heat; do cp target/charts/$chart.png docs/pictures/chart-$chart.png; done
 
 # Regenerate the committed reference values with PyTorch, Captum and matplotlib
 reference: venv

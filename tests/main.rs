@@ -1,7 +1,6 @@
 //! Whole-project tests, in one binary because each binary links all of Burn.
 
 mod cli;
-mod finance_guide;
 mod finance_real;
 mod finance_training;
 mod frozen;
