@@ -71,7 +71,7 @@ pictures:
 # Differences between backends for the guide
 parity:
     SALIENCY_PARITY_OUT=$PWD/target/parity cargo test --release --workspace {{features}} --test whole agrees_with_flex
-    printf '# Methods on every backend\n\nWritten by `just parity`: a small residual network, flex being the reference, f32. Backends sum in\nother orders, which moves values by about 1e-7, and ReLUs close to zero may flip.\n' > docs/methods/parity.md
+    printf '# Methods on every backend\n\nWritten by `just parity`: a small residual network (attention: a small vision transformer), flex\nbeing the reference, f32. Backends sum in other orders, which moves values by about 1e-7, and ReLUs close to zero may flip.\n' > docs/methods/parity.md
     for backend in ndarray wgpu; do printf '\n## %s\n\n' $backend; cat target/parity/$backend.md; done >> docs/methods/parity.md
 
 # Peak memory of `saliency importance` from 10,000 to 1,000,000 generated rows (minutes)
