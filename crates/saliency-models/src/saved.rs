@@ -13,6 +13,7 @@ use std::{
 use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 use saliency_core::Graph;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::{
@@ -195,6 +196,29 @@ impl Description {
             test,
             notes,
         }
+        .rounded()
+    }
+
+    /// With numbers of 15 digits, which a JSON file gives back to the bit.
+    fn rounded(self) -> Self {
+        fn round(value: &mut Value) {
+            match value {
+                Value::Array(values) => values.iter_mut().for_each(round),
+                Value::Object(fields) => fields.values_mut().for_each(round),
+                Value::Number(number) if number.is_f64() => {
+                    let short = number.as_f64().map(|x| format!("{x:.14e}"));
+                    if let Some(short) = short.and_then(|text| text.parse::<f64>().ok()) {
+                        *value = short.into();
+                    }
+                }
+                _ => {}
+            }
+        }
+        let Ok(mut value) = serde_json::to_value(&self) else {
+            return self;
+        };
+        round(&mut value);
+        serde_json::from_value(value).unwrap_or(self)
     }
 }
 
