@@ -111,7 +111,7 @@ fn a_full_disk() {
         assert_eq!(fails(&[&args[..], &DEMO].concat()).1, "left:\n", "{save}");
     }
     // Folders and pictures that fitted are whole; nothing under a temporary name is left.
-    let (error, left) = fails(&["demo", "--scenes", "1", "--out", "out"]);
+    let (error, left) = fails(&["demo", "--scenes", "1", "--out", "out", "--device", "cpu"]);
     assert!(error.contains("out/"), "{error}");
     assert!(!left.contains(".tmp"), "{left}");
     for name in sandbox.files("out") {

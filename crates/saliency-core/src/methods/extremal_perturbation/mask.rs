@@ -109,9 +109,15 @@ impl Smoother {
             .iter()
             .map(|&len| len.div_ceil(step as usize))
             .collect();
+        let margin = sigma.round_ties_even() as usize;
         let outer: Vec<usize> = inner
             .iter()
-            .map(|&n| step as usize * (n + 2 * (padding - radius) as usize) - step as usize + 1)
+            .zip(&lengths)
+            .map(|(&n, &len)| {
+                let reached = step as usize * (n - 1 + 2 * (padding - radius) as usize) + 1;
+                // Cells of short inputs may end before the last position.
+                reached.max(len + 2 * margin)
+            })
             .collect();
         let near = vec![2 * radius as usize + 1; lengths.len()];
         let (parameters, count): (usize, usize) = (inner.iter().product(), outer.iter().product());
@@ -134,7 +140,6 @@ impl Smoother {
                 weight.push((-2.0 * beyond * beyond).exp());
             }
         }
-        let margin = sigma.round_ties_even() as usize;
         let inside = (0..lengths.iter().product()).map(|u| {
             let at = place(u, &lengths);
             at.iter()
@@ -312,6 +317,22 @@ mod tests {
             let all: f64 = terms.iter().map(|z| (20.0 * z).exp()).sum();
             let want: f64 = terms.iter().map(|z| z * (20.0 * z).exp() / all).sum();
             assert!((got - want).abs() < 1e-12, "{u}: {got} {want}");
+        }
+    }
+
+    #[test]
+    fn masks_of_short_inputs_reach_their_last_position() {
+        for steps in 1..14 {
+            for cell in [0.05, 0.25, 0.5, 1.0] {
+                let x = Tensor::<3>::zeros([1, steps, 2], &burn::tensor::Device::flex());
+                let options = ExtremalPerturbation {
+                    cell,
+                    ..ExtremalPerturbation::new()
+                };
+                let smoother = Smoother::new(&options, &x);
+                let mask = smoother.crop(&smoother.full(&vec![1.0; smoother.parameters]));
+                assert_eq!(mask.len(), steps, "cells of {cell}");
+            }
         }
     }
 
