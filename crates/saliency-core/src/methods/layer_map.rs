@@ -11,7 +11,7 @@ use crate::{
     error::Error,
     graph::{Graph, Layer, NodeId, Size, Value, inside},
     host::check_finite,
-    method::{Method, checked},
+    method::{Method, checked, outputs},
     methods::tokens,
     model::Model,
     recipe::Recipe,
@@ -84,9 +84,9 @@ pub trait LayerMethod<const D: usize>: Method<D> {
         self.validate()?;
         let graph = inside(model, &self.recipe().name())?;
         let input = checked(input)?;
-        let outputs = run.forward(model, &input)?;
+        let (outputs, recorded) = outputs(model, &input, self.reads(), run)?;
         check_finite("the model's output", &outputs)?;
-        let goal = Goal::resolve(target, &outputs)?;
+        let goal = Goal::resolve(target, &outputs)?.with_record(recorded);
         let scores = goal.scores(outputs.clone())?;
         let counter = Counter::default();
         let found = self.attribute_layer(graph, &input, &goal, &run.counting(&counter))?;
