@@ -3,10 +3,12 @@ use burn::tensor::{DType, Tensor};
 use crate::{
     attribution::{Attribution, Outcome},
     error::Error,
+    graph::Layer,
     host::{self, check_finite},
     model::Model,
+    plan::Recorded,
     recipe::Recipe,
-    run::{Counter, Run},
+    run::{Counter, Run, Stage},
     target::{Goal, Target},
 };
 
@@ -73,6 +75,12 @@ pub trait Method<const D: usize> {
         Ok(())
     }
 
+    /// Layers whose values at the explained input the method needs. The forward pass that gives
+    /// the outputs can then keep them.
+    fn reads(&self) -> &[Layer] {
+        &[]
+    }
+
     /// Attributions of `input` for an already decided `goal`. Implemented by methods, called
     /// by wrappers; users call [`explain`](Method::explain).
     ///
@@ -115,9 +123,9 @@ pub trait Method<const D: usize> {
     ) -> Result<Attribution<D>, Error> {
         self.validate()?;
         let input = checked(input)?;
-        let outputs = run.sized_for(model).forward(model, &input)?;
+        let (outputs, recorded) = outputs(model, &input, self.reads(), run)?;
         check_finite("the model's output", &outputs)?;
-        let goal = Goal::resolve(target, &outputs)?;
+        let goal = Goal::resolve(target, &outputs)?.with_record(recorded);
         self.explain_goal(model, &input, outputs, &goal, run)
     }
 
@@ -163,6 +171,10 @@ impl<const D: usize, M: Method<D> + ?Sized> Method<D> for Box<M> {
         (**self).validate()
     }
 
+    fn reads(&self) -> &[Layer] {
+        (**self).reads()
+    }
+
     fn attribute(
         &self,
         model: &dyn Model<D>,
@@ -172,6 +184,27 @@ impl<const D: usize, M: Method<D> + ?Sized> Method<D> for Box<M> {
     ) -> Result<Outcome<D>, Error> {
         (**self).attribute(model, input, goal, run)
     }
+}
+
+/// Rows whose forward pass is kept, at most.
+const RECORDED: usize = 16;
+
+/// Plain outputs, and the forward pass where it is worth keeping.
+pub(crate) fn outputs<const D: usize>(
+    model: &dyn Model<D>,
+    input: &Tensor<D>,
+    layers: &[Layer],
+    run: &Run,
+) -> Result<(Tensor<2>, Option<Recorded>), Error> {
+    let (rows, run) = (input.dims()[0], run.sized_for(model));
+    if let Some(graph) = model.graph()
+        && rows <= run.rows(input).min(RECORDED)
+        && let Some((outputs, recorded)) = graph.record(input, layers)?
+    {
+        run.report(Stage::Scoring, rows, rows)?;
+        return Ok((outputs, Some(recorded)));
+    }
+    Ok((run.forward(model, input)?, None))
 }
 
 /// The input off the tape, after a check that it is not empty and all finite.

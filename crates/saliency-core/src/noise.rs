@@ -11,6 +11,7 @@ use burn::tensor::{Tensor, TensorData};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
@@ -92,9 +93,14 @@ pub fn noisy<const D: usize>(
     let sigma = scale.sigma(input);
     let mut shape = dims;
     shape[0] = 1;
-    let parts = samples
-        .map(|sample| {
-            let data = TensorData::new(standard_normal(seed, sample, elements), shape);
+    let drawn: Vec<Vec<f32>> = samples
+        .into_par_iter()
+        .map(|sample| standard_normal(seed, sample, elements))
+        .collect();
+    let parts = drawn
+        .into_iter()
+        .map(|noise| {
+            let data = TensorData::new(noise, shape);
             let noise = Tensor::<D>::from_data(
                 data.convert_dtype(input.dtype()),
                 (&input.device(), input.dtype()),

@@ -3,7 +3,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    attribution::Outcome, error::Error, method::Method, methods::*, model::Model,
+    attribution::Outcome, error::Error, graph::Layer, method::Method, methods::*, model::Model,
     noise::NoiseScale, quadrature::Quadrature, quasi::Design, run::Run, target::Goal,
     upsample::Resize,
 };
@@ -437,6 +437,10 @@ impl<const D: usize> Method<D> for Recipe {
 
     fn validate(&self) -> Result<(), Error> {
         self.runnable::<D>()?.validate()
+    }
+
+    fn reads(&self) -> &[Layer] {
+        self.runnable::<D>().map_or(&[], |method| method.reads())
     }
 
     fn attribute(

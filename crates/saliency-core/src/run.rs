@@ -266,6 +266,11 @@ impl<'a> Run<'a> {
     pub(crate) fn sized_for<const D: usize>(self, model: &dyn Model<D>) -> Self {
         Run {
             row_bytes: model.graph().map(|graph| graph.row_bytes()),
+            // Graphs are always in inference mode.
+            mode_check: match model.graph() {
+                Some(_) => ModeCheck::Skip,
+                None => self.mode_check,
+            },
             ..self
         }
     }

@@ -3,7 +3,7 @@ use std::{fmt, ops::Range, sync::Arc};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
-use crate::{error::Error, run::guarded};
+use crate::{error::Error, plan::Recorded, run::guarded};
 
 /// A caller's own score: outputs `[rows, outputs]` to one value per row `[rows]`.
 pub type ScoreFn = Arc<dyn Fn(Tensor<2>) -> Tensor<1> + Send + Sync>;
@@ -166,6 +166,8 @@ impl ResolvedTarget {
 pub struct Goal {
     kind: GoalKind,
     reference: Option<Tensor<2>>,
+    /// The forward pass that gave the reference.
+    recorded: Option<Recorded>,
 }
 
 #[derive(Clone, Debug)]
@@ -238,6 +240,7 @@ impl Goal {
         Ok(Goal {
             kind,
             reference: Some(outputs.clone()),
+            recorded: None,
         })
     }
 
@@ -261,6 +264,7 @@ impl Goal {
                 .reference
                 .clone()
                 .map(|r| r.narrow(0, start, end - start)),
+            recorded: self.recorded.as_ref().map(|r| r.select(start..end)),
         }
     }
 
@@ -275,6 +279,10 @@ impl Goal {
         Goal {
             kind,
             reference: self.reference.clone().map(|r| select_rows(r, rows)),
+            recorded: self
+                .recorded
+                .as_ref()
+                .map(|r| r.select(rows.iter().copied())),
         }
     }
 
@@ -287,6 +295,7 @@ impl Goal {
         Goal {
             kind,
             reference: None,
+            recorded: None,
         }
     }
 
@@ -301,12 +310,23 @@ impl Goal {
         Goal {
             kind,
             reference: None,
+            recorded: None,
         }
     }
 
     /// Plain outputs at these very inputs, where they are known.
     pub(crate) fn reference(&self) -> Option<&Tensor<2>> {
         self.reference.as_ref()
+    }
+
+    /// With the forward pass that gave the reference.
+    pub(crate) fn with_record(self, recorded: Option<Recorded>) -> Self {
+        Goal { recorded, ..self }
+    }
+
+    /// The forward pass that gave the reference, where it was recorded.
+    pub(crate) fn recorded(&self) -> Option<&Recorded> {
+        self.recorded.as_ref()
     }
 
     /// One score per row, `[rows]`, from outputs `[rows, outputs]`.
@@ -366,6 +386,23 @@ impl Goal {
     /// Those of [`scores`](Goal::scores); [`Error::NotDifferentiable`] for a custom score that
     /// cuts the tape.
     pub(crate) fn seed(&self, outputs: &Tensor<2>) -> Result<Tensor<2>, Error> {
+        if let GoalKind::Classes(classes) = &self.kind
+            && outputs.dtype() == DType::F32
+        {
+            let [rows, columns] = outputs.dims();
+            if rows != classes.len() {
+                return Err(Error::ModelOutput {
+                    rows: classes.len(),
+                    got: vec![rows, columns],
+                });
+            }
+            let mut seed = vec![0.0f32; rows * columns];
+            for (row, class) in classes.iter().enumerate() {
+                seed[row * columns + class] = 1.0;
+            }
+            let data = TensorData::new(seed, [rows, columns]);
+            return Ok(Tensor::from_data(data, &outputs.device().inner()));
+        }
         let leaf = outputs.clone().inner().autodiff().require_grad();
         let scores = self.scores(leaf.clone())?;
         if !scores.is_tracked() {

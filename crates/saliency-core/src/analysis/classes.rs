@@ -5,7 +5,7 @@ use crate::{
     error::Error,
     host::check_finite,
     map::pearson,
-    method::{Method, checked},
+    method::{Method, checked, outputs},
     model::Model,
     run::Run,
     target::{Goal, Target},
@@ -57,7 +57,7 @@ pub fn compare_classes<const D: usize>(
 ) -> Result<Comparison<D>, Error> {
     method.validate()?;
     let input = checked(input)?;
-    let outputs = run.forward(model, &input)?;
+    let (outputs, recorded) = outputs(model, &input, method.reads(), run)?;
     check_finite("the model's output", &outputs)?;
     let [rows, columns] = outputs.dims();
     let logits = outputs
@@ -81,6 +81,8 @@ pub fn compare_classes<const D: usize>(
     let repeated = repeat_rows(input, count);
     let outputs = repeat_rows(outputs, count);
     let goal = Goal::resolve(&Target::PerRow(chosen.concat()), &outputs)?;
+    let recorded = recorded.map(|r| r.select((0..rows * count).map(|row| row / count)));
+    let goal = goal.with_record(recorded);
     let probabilities = probabilities(&outputs)?
         .iter()
         .zip(chosen.concat())

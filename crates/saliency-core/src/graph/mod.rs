@@ -47,7 +47,13 @@ pub use profile::LayerTime;
 pub use randomise::Randomisation;
 pub use value::Value;
 
-use crate::{error::Error, model::Model, plan::Plan, run::guarded};
+use crate::{
+    error::Error,
+    model::Model,
+    plan::{Plan, Recorded},
+    run::guarded,
+    target::Goal,
+};
 
 /// A node of a [`Graph`], by number. Nodes are numbered in an order in which they can run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -201,6 +207,36 @@ impl Graph {
     /// [`folded`](Graph::folded), kept for the next call.
     pub(crate) fn folded_once(&self) -> &Graph {
         self.compiled.folded.get_or_init(|| self.folded())
+    }
+
+    /// Outputs of a batch, and the forward pass for backward passes to the input and to one of
+    /// the `layers`. Where there is no plan, nothing.
+    pub(crate) fn record<const D: usize>(
+        &self,
+        input: &Tensor<D>,
+        layers: &[Layer],
+    ) -> Result<Option<(Tensor<2>, Recorded)>, Error> {
+        let Some(plan) = self.plan(input) else {
+            return Ok(None);
+        };
+        let node = match layers {
+            [layer] => self.layer(layer).ok().map(|id| self.node(id).name.clone()),
+            _ => None,
+        };
+        let node = node.filter(|node| plan.taps(node));
+        let (outputs, tape) = guarded(&input.dims(), || {
+            plan.record(input.clone(), node.as_deref())
+        })??;
+        let recorded = Recorded::new(tape, node, Arc::downgrade(&self.compiled.plan));
+        Ok(Some((outputs, recorded)))
+    }
+
+    /// The plain outputs of a goal and the forward pass that gave them, where it was this
+    /// graph's.
+    pub(crate) fn recorded<'a>(&self, goal: &'a Goal) -> Option<(&'a Tensor<2>, &'a Recorded)> {
+        let recorded = goal.recorded()?;
+        let own = std::ptr::eq(recorded.graph.as_ptr(), Arc::as_ptr(&self.compiled.plan));
+        Some((goal.reference().filter(|_| own)?, recorded))
     }
 
     fn add(&mut self, node: Node) -> NodeId {

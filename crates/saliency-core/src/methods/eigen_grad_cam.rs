@@ -85,6 +85,10 @@ impl<const D: usize> Method<D> for EigenGradCam {
         self.cam().validate()
     }
 
+    fn reads(&self) -> &[crate::Layer] {
+        &self.layers
+    }
+
     fn attribute(
         &self,
         model: &dyn Model<D>,

@@ -83,6 +83,10 @@ impl<const D: usize> Method<D> for GradCam {
         self.cam().validate()
     }
 
+    fn reads(&self) -> &[crate::Layer] {
+        &self.layers
+    }
+
     fn attribute(
         &self,
         model: &dyn Model<D>,

@@ -100,6 +100,10 @@ impl<const D: usize> Method<D> for GradCamPlusPlus {
         self.cam().validate()
     }
 
+    fn reads(&self) -> &[crate::Layer] {
+        &self.layers
+    }
+
     fn attribute(
         &self,
         model: &dyn Model<D>,

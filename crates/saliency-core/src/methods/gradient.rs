@@ -4,9 +4,10 @@ use serde::{Deserialize, Serialize};
 use crate::{
     attribution::{Evaluations, Outcome},
     error::Error,
+    graph::Graph,
     method::{Method, check_mode},
     model::Model,
-    plan::ReluRule,
+    plan::{Plan, ReluRule},
     recipe::{Recipe, Registered},
     run::{Run, Stage, guarded, join},
     target::Goal,
@@ -106,17 +107,16 @@ pub(crate) fn score_and_gradient<const D: usize>(
     run: &Run,
 ) -> Result<(Tensor<1>, Tensor<D>), Error> {
     let shape = x.dims();
-    if let Some(plan) = model.graph().and_then(|graph| graph.plan(&x)) {
+    if let Some(graph) = model.graph()
+        && let Some(plan) = graph.plan(&x)
+    {
         run.count(Evaluations {
             forward: 0,
             gradient: shape[0],
         });
         return guarded(&shape, || {
-            let (outputs, tape) = plan.record(x)?;
-            let scores = goal.scores(outputs.clone())?;
-            let gradient =
-                plan.gradient(&tape, goal.seed(&outputs)?, shape, ReluRule::Derivative)?;
-            Ok((scores, gradient))
+            let (outputs, gradient) = planned(graph, plan, x, goal, ReluRule::Derivative)?;
+            Ok((goal.scores(outputs)?, gradient))
         })?;
     }
     let x = x.autodiff().require_grad();
@@ -134,6 +134,27 @@ pub(crate) fn score_and_gradient<const D: usize>(
         .grad_remove(&mut gradients)
         .ok_or(Error::NotDifferentiable)?;
     Ok((plain, gradient))
+}
+
+/// Outputs and the gradient by a plan, from the explained input's own forward pass where that
+/// was recorded.
+pub(super) fn planned<const D: usize>(
+    graph: &Graph,
+    plan: &Plan,
+    x: Tensor<D>,
+    goal: &Goal,
+    rule: ReluRule,
+) -> Result<(Tensor<2>, Tensor<D>), Error> {
+    if let Some((outputs, recorded)) = graph.recorded(goal)
+        && recorded.node.is_none()
+    {
+        let seed = goal.seed(outputs)?;
+        let gradient = plan.gradient(&recorded.tape(), seed, x.dims(), rule)?;
+        return Ok((outputs.clone(), gradient));
+    }
+    plan.outputs_and_gradient(x, rule, |rows, outputs| {
+        goal.slice(rows.start, rows.end).seed(outputs)
+    })
 }
 
 #[cfg(test)]

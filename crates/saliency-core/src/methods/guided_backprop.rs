@@ -6,8 +6,9 @@ use crate::{
     error::Error,
     graph::{Graph, NodeId, Op, Rule, Site, Unary, Value, inside},
     method::Method,
+    methods::gradient::planned,
     model::Model,
-    plan::{Plan, ReluRule},
+    plan::ReluRule,
     recipe::{Recipe, Registered},
     run::{Run, Stage, join},
     target::Goal,
@@ -57,33 +58,22 @@ impl<const D: usize> Method<D> for GuidedBackprop {
     ) -> Result<Outcome<D>, Error> {
         let graph = inside(model, "guided-backprop")?;
         if let Some(plan) = graph.plan(input) {
-            return planned(plan, input, goal, run);
+            let mut parts = Vec::new();
+            let total = input.dims()[0];
+            run.batches(Stage::Attributing, total, run.rows(input), |range| {
+                let batch = input.clone().narrow(0, range.start, range.len());
+                let goal = goal.slice(range.start, range.end);
+                run.count(Evaluations {
+                    forward: 0,
+                    gradient: range.len(),
+                });
+                parts.push(planned(graph, plan, batch, &goal, ReluRule::Guided)?.1);
+                Ok(())
+            })?;
+            return Ok(join(parts).into());
         }
         Ok(passed_back(graph, input, goal, run, &guided)?.into())
     }
-}
-
-fn planned<const D: usize>(
-    plan: &Plan,
-    input: &Tensor<D>,
-    goal: &Goal,
-    run: &Run,
-) -> Result<Outcome<D>, Error> {
-    let mut parts = Vec::new();
-    let total = input.dims()[0];
-    run.batches(Stage::Attributing, total, run.rows(input), |range| {
-        let batch = input.clone().narrow(0, range.start, range.len());
-        let shape = batch.dims();
-        run.count(Evaluations {
-            forward: 0,
-            gradient: range.len(),
-        });
-        let (outputs, tape) = plan.record(batch)?;
-        let seed = goal.slice(range.start, range.end).seed(&outputs)?;
-        parts.push(plan.gradient(&tape, seed, shape, ReluRule::Guided)?);
-        Ok(())
-    })?;
-    Ok(join(parts).into())
 }
 
 /// Positive parts through a ReLU, the ordinary derivative elsewhere.

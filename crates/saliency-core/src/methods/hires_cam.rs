@@ -75,6 +75,10 @@ impl<const D: usize> Method<D> for HiResCam {
         self.cam().validate()
     }
 
+    fn reads(&self) -> &[crate::Layer] {
+        &self.layers
+    }
+
     fn attribute(
         &self,
         model: &dyn Model<D>,

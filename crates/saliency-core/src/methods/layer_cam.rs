@@ -72,6 +72,10 @@ impl<const D: usize> Method<D> for LayerCam {
         self.cam().validate()
     }
 
+    fn reads(&self) -> &[crate::Layer] {
+        &self.layers
+    }
+
     fn attribute(
         &self,
         model: &dyn Model<D>,

@@ -112,6 +112,10 @@ impl<const D: usize> Method<D> for LayerGradientXActivation {
         Recipe::LayerGradientXActivation(self.clone())
     }
 
+    fn reads(&self) -> &[Layer] {
+        std::slice::from_ref(&self.layer)
+    }
+
     fn attribute(
         &self,
         model: &dyn Model<D>,

@@ -7,7 +7,7 @@ use crate::{
     error::Error,
     graph::{Graph, Layer, NodeId, Size, Value, inside},
     host::check_finite,
-    method::{Method, checked},
+    method::{Method, checked, outputs},
     methods::places::{Frame, Places},
     model::Model,
     recipe::Recipe,
@@ -82,9 +82,9 @@ pub trait LayerMethod<const D: usize>: Method<D> {
         let graph = inside(model, &self.recipe().name())?;
         let input = checked(input)?;
         let run = run.sized_for(model);
-        let outputs = run.forward(model, &input)?;
+        let (outputs, recorded) = outputs(model, &input, self.reads(), &run)?;
         check_finite("the model's output", &outputs)?;
-        let goal = Goal::resolve(target, &outputs)?;
+        let goal = Goal::resolve(target, &outputs)?.with_record(recorded);
         let scores = goal.scores(outputs.clone())?;
         check_finite("the score", &scores)?;
         let counter = Counter::default();

@@ -78,6 +78,10 @@ impl<const D: usize> Method<D> for XGradCam {
         self.cam().validate()
     }
 
+    fn reads(&self) -> &[crate::Layer] {
+        &self.layers
+    }
+
     fn attribute(
         &self,
         model: &dyn Model<D>,

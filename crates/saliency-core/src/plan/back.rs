@@ -2,8 +2,9 @@
 
 use super::{
     buffer::{Buffer, Geometry},
-    kernel::{Isa, POSITIONS, Tile, WIDEST},
-    sweep::{Packed, Reads, Writes},
+    kernel::{Isa, Line, Overlap, POSITIONS, Tile, WIDEST},
+    sweep::{Packed, Reads, Weights, Writes},
+    tiled,
 };
 use rayon::prelude::*;
 
@@ -20,11 +21,28 @@ pub(super) enum Back {
 
 #[derive(Debug)]
 pub(super) struct BackSweep {
-    pub weights: Packed,
+    /// Where it cannot be done with the convolution's own.
+    weights: Option<Packed>,
+    /// Which of the convolution's window positions each of the sweep's window is.
+    taps: Vec<usize>,
     pub reads: Reads,
     pub writes: Writes,
     /// Border that the output gradient needs.
     pub halo: usize,
+}
+
+impl BackSweep {
+    /// Its weights, for a convolution with its own and its input channels.
+    pub fn weights<'a>(&'a self, of: &'a Packed, channels: usize) -> Weights<'a> {
+        match &self.weights {
+            Some(packed) => Weights::Panels(packed),
+            None => Weights::Transposed {
+                of,
+                taps: &self.taps,
+                channels,
+            },
+        }
+    }
 }
 
 /// Along one axis, position stride * q + class - padding takes part in outputs q - j by window
@@ -86,16 +104,27 @@ pub(super) fn backwards(
                 continue;
             }
             let rows = y.count * x.count * channels;
-            let weights = Packed::new(isa, rows, source.channels, |row, c| {
-                let (place, out) = (row / channels, row % channels);
+            // Lines of the output gradient go up while window positions go down.
+            let tap = |place: usize| {
                 let (line, column) = (place / x.count, place % x.count);
-                // Lines of the output gradient go up while window positions go down.
                 let ky = y.class + stride[0] * (y.count - 1 - line);
                 let kx = x.class + stride[1] * (x.count - 1 - column);
-                weight(out, c, ky, kx)
+                [ky, kx]
+            };
+            let transposed = isa.splits(channels);
+            let weights = (!transposed).then(|| {
+                Packed::new(isa, x.count * channels, rows, source.channels, |row, c| {
+                    let [ky, kx] = tap(row / channels);
+                    weight(row % channels, c, ky, kx)
+                })
             });
+            let taps = (0..y.count * x.count)
+                .map(tap)
+                .map(|[ky, kx]| ky * kernel[1] + kx)
+                .collect();
             sweeps.push(BackSweep {
                 weights,
+                taps,
                 reads: Reads {
                     origin: [
                         y.first as isize + 1 - y.count as isize,
@@ -129,7 +158,7 @@ pub(super) fn column_weights(
     weight: impl Fn(usize, usize, usize, usize) -> f32,
 ) -> Packed {
     let columns = kernel[0] * kernel[1] * inputs;
-    Packed::new(isa, channels, columns, |out, column| {
+    Packed::new(isa, channels, channels, columns, |out, column| {
         let (place, c) = (column / inputs, column % inputs);
         weight(out, c, place / kernel[1], place % kernel[1])
     })
@@ -151,70 +180,103 @@ pub(super) fn columns(
     let pitch = to.pitch();
     let band = lines.div_ceil(2 * rayon::current_num_threads()).max(8);
     let run = kernel[1] * to.channels;
-    target
-        .data
-        .par_chunks_mut(to.len())
-        .enumerate()
-        .flat_map(|(row, data)| {
-            data.par_chunks_mut(band * pitch)
-                .enumerate()
-                .map(move |(index, lines)| (row, index * band, lines))
-        })
-        .for_each(|(row, first, band)| {
-            band.fill(0.0);
-            let last = first + band.len() / pitch;
-            // Line of the target, border included, where the window of output line y begins.
-            let start = |y: usize| y * stride[0] + to.halo - padding[0];
-            let mut sums = [0.0; POSITIONS * WIDEST];
-            let reached =
-                (0..from.height).filter(|&y| start(y) < last && start(y) + kernel[0] > first);
-            for y in reached {
-                for x in (0..from.width).step_by(POSITIONS) {
-                    let count = POSITIONS.min(from.width - x);
-                    let starts: [usize; POSITIONS] = std::array::from_fn(|m| {
-                        from.at(row, y as isize, (x + m.min(count - 1)) as isize)
-                    });
-                    for index in 0..weights.panels() {
-                        let (column, some, lanes, panel) = weights.panel(index);
-                        weights.isa.tile(
-                            Tile {
-                                source: &gradient.data,
-                                starts: &starts[..count],
-                                taps: 1,
-                                tap_stride: 0,
-                                run: from.channels,
-                                panel,
-                                lanes,
-                            },
-                            &mut sums,
-                        );
-                        for m in 0..count {
-                            let left = ((x + m) * stride[1] + to.halo - padding[1]) * to.channels;
-                            let sums = &sums[m * WIDEST..][..some];
-                            add_columns(sums, column, run, |line, at, values| {
-                                let line = start(y) + line;
-                                if (first..last).contains(&line) {
-                                    let at = (line - first) * pitch + left + at;
-                                    for (to, value) in band[at..].iter_mut().zip(values) {
-                                        *to += value;
-                                    }
-                                }
+    let len = weights.panels() * WIDEST;
+    let mut spread = |lines: &LineProducts| {
+        target
+            .data
+            .par_chunks_mut(to.len())
+            .enumerate()
+            .flat_map(|(row, data)| {
+                data.par_chunks_mut(band * pitch)
+                    .enumerate()
+                    .map(move |(index, lines)| (row, index * band, lines))
+            })
+            .for_each(|(row, first, band)| {
+                band.fill(0.0);
+                let last = first + band.len() / pitch;
+                // Line of the target, border included, where the window of output line y begins.
+                let start = |y: usize| y * stride[0] + to.halo - padding[0];
+                let mut products = vec![0.0; from.width * len];
+                let reached =
+                    (0..from.height).filter(|&y| start(y) < last && start(y) + kernel[0] > first);
+                for y in reached {
+                    lines.of(row, y, len, &mut products);
+                    for ky in 0..kernel[0] {
+                        let line = start(y) + ky;
+                        if (first..last).contains(&line) {
+                            let left = (to.halo - padding[1]) * to.channels;
+                            weights.isa.overlap(Overlap {
+                                sums: &products[ky * run..],
+                                pitch: len,
+                                count: from.width,
+                                run,
+                                spacing: stride[1] * to.channels,
+                                out: &mut band[(line - first) * pitch + left..],
                             });
                         }
                     }
                 }
-            }
-        });
+            });
+    };
+    match weights.isa.splits(from.channels) {
+        true => tiled::with_weights(weights, |split| {
+            spread(&LineProducts {
+                gradient,
+                weights,
+                split: Some(split),
+            })
+        }),
+        false => spread(&LineProducts {
+            gradient,
+            weights,
+            split: None,
+        }),
+    }
 }
 
-/// Splits columns `from..` into the lines of the window they belong to.
-fn add_columns(values: &[f32], from: usize, run: usize, mut add: impl FnMut(usize, usize, &[f32])) {
-    let mut done = 0;
-    while done < values.len() {
-        let column = from + done;
-        let (line, at) = (column / run, column % run);
-        let some = (run - at).min(values.len() - done);
-        add(line, at, &values[done..done + some]);
-        done += some;
+/// A line of positions times all weights.
+struct LineProducts<'a> {
+    gradient: &'a Buffer,
+    weights: &'a Packed,
+    /// The weights in parts, where tiles of them are multiplied.
+    split: Option<&'a [Line]>,
+}
+
+impl LineProducts<'_> {
+    /// Positions are `pitch` apart in `out`.
+    fn of(&self, row: usize, y: usize, pitch: usize, out: &mut [f32]) {
+        let (gradient, weights) = (self.gradient, self.weights);
+        let from = gradient.geometry;
+        if let Some(split) = self.split {
+            let at = from.at(row, y as isize, 0);
+            let values = &gradient.data[at..at + from.width * from.channels];
+            return tiled::line(values, from.channels, weights, split, pitch, out);
+        }
+        let tile = weights.isa.positions();
+        let mut sums = [0.0; POSITIONS * WIDEST];
+        for x in (0..from.width).step_by(tile) {
+            let count = tile.min(from.width - x);
+            let starts: [usize; POSITIONS] =
+                std::array::from_fn(|m| from.at(row, y as isize, (x + m.min(count - 1)) as isize));
+            for index in 0..weights.panels() {
+                let (column, some, lanes, panel) = weights.panel(index);
+                weights.isa.tile(
+                    Tile {
+                        source: &gradient.data,
+                        starts: &starts[..count],
+                        taps: 1,
+                        tap_stride: 0,
+                        run: from.channels,
+                        panel,
+                        lanes,
+                    },
+                    &mut sums,
+                );
+                for m in 0..count {
+                    out[(x + m) * pitch + column..][..some]
+                        .copy_from_slice(&sums[m * WIDEST..][..some]);
+                }
+            }
+        }
     }
 }

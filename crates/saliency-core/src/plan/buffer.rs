@@ -1,6 +1,8 @@
 //! Activations in memory: `[rows, height, width, channels]` with a border of zeros, so that a
 //! window never has to ask whether it lies inside.
 
+use rayon::prelude::*;
+
 use super::kernel::LANES;
 
 /// The size of one row of a buffer.
@@ -53,43 +55,55 @@ impl Buffer {
         }
     }
 
-    /// From `[rows, channels, height, width]`.
-    pub fn from_planes(geometry: Geometry, rows: usize, planes: &[f32]) -> Self {
-        let mut buffer = Buffer::zeros(geometry, rows);
+    /// Takes values `[rows, channels, height, width]`.
+    pub fn set_planes(&mut self, planes: &[f32]) {
+        let geometry = self.geometry;
+        let Geometry {
+            height,
+            width,
+            channels,
+            halo,
+        } = geometry;
         let positions = geometry.positions();
-        for row in 0..rows {
-            for c in 0..geometry.channels {
-                let plane = &planes[(row * geometry.channels + c) * positions..][..positions];
-                for y in 0..geometry.height {
-                    let line = geometry.at(row, y as isize, 0);
-                    let from = &plane[y * geometry.width..][..geometry.width];
-                    for (x, value) in from.iter().enumerate() {
-                        buffer.data[line + x * geometry.channels + c] = *value;
-                    }
+        let (pitch, side) = (geometry.pitch(), halo * channels);
+        let lines = self
+            .data
+            .par_chunks_mut(geometry.len())
+            .enumerate()
+            .flat_map_iter(|(row, data)| {
+                let lines = data[halo * pitch..].chunks_mut(pitch).take(height);
+                lines.enumerate().map(move |(y, line)| (row, y, line))
+            });
+        lines.for_each(|(row, y, line)| {
+            for c in 0..channels {
+                let from = &planes[(row * channels + c) * positions + y * width..][..width];
+                for (x, value) in from.iter().enumerate() {
+                    line[side + x * channels + c] = *value;
                 }
             }
-        }
-        buffer
+        });
     }
 
     /// As `[rows, channels, height, width]`.
     pub fn to_planes(&self) -> Vec<f32> {
         let geometry = &self.geometry;
-        let positions = geometry.positions();
-        let mut planes = vec![0.0; self.rows * geometry.channels * positions];
-        for row in 0..self.rows {
-            for y in 0..geometry.height {
-                let line = geometry.at(row, y as isize, 0);
-                for x in 0..geometry.width {
-                    let at = line + x * geometry.channels;
-                    for c in 0..geometry.channels {
-                        planes
-                            [(row * geometry.channels + c) * positions + y * geometry.width + x] =
-                            self.data[at + c];
+        let channels = geometry.channels;
+        let mut planes = vec![0.0; self.rows * channels * geometry.positions()];
+        if planes.is_empty() {
+            return planes;
+        }
+        planes
+            .par_chunks_mut(geometry.positions())
+            .enumerate()
+            .for_each(|(index, plane)| {
+                let (row, c) = (index / channels, index % channels);
+                for (y, line) in plane.chunks_mut(geometry.width).enumerate() {
+                    let from = &self.data[geometry.at(row, y as isize, 0) + c..];
+                    for (to, value) in line.iter_mut().zip(from.iter().step_by(channels)) {
+                        *to = *value;
                     }
                 }
-            }
-        }
+            });
         planes
     }
 

@@ -6,6 +6,7 @@ use super::{
     Plan,
     back::{Back, backwards, column_weights},
     buffer::Geometry,
+    elementwise::Strides,
     kernel::{Isa, LANES},
     sweep::Packed,
 };
@@ -42,9 +43,7 @@ pub(super) enum Step {
     MaxPool {
         from: usize,
         to: usize,
-        kernel: [usize; 2],
-        stride: [usize; 2],
-        padding: [usize; 2],
+        strides: Strides,
     },
     /// Mean over all positions.
     Mean {
@@ -269,9 +268,11 @@ impl Compiler<'_> {
                     Step::MaxPool {
                         from,
                         to: to.buffer,
-                        kernel: [pool.kernel[0], pool.kernel[1]],
-                        stride: [pool.window.stride[0], pool.window.stride[1]],
-                        padding: [pool.window.padding[0].0, pool.window.padding[1].0],
+                        strides: Strides {
+                            kernel: [pool.kernel[0], pool.kernel[1]],
+                            stride: [pool.window.stride[0], pool.window.stride[1]],
+                            padding: [pool.window.padding[0].0, pool.window.padding[1].0],
+                        },
                     },
                 )
             }
@@ -433,7 +434,8 @@ impl Compiler<'_> {
             }
         };
         let rows = kernel[0] * kernel[1] * source.channels;
-        let packed = Packed::new(self.isa, rows, channels, |row, out| {
+        let run = kernel[1] * source.channels;
+        let packed = Packed::new(self.isa, run, rows, channels, |row, out| {
             let (place, c) = (row / source.channels, row % source.channels);
             weight(out, c, place / kernel[1], place % kernel[1])
         });

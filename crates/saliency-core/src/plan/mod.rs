@@ -10,15 +10,22 @@
 mod back;
 mod buffer;
 mod compile;
+mod elementwise;
 mod kernel;
 mod profile;
 mod run;
 mod sweep;
+mod tiled;
 
 #[cfg(test)]
 mod tests;
 
-use std::{collections::HashMap, sync::Mutex};
+use std::{
+    borrow::Cow,
+    collections::HashMap,
+    ops::Range,
+    sync::{Arc, Mutex, OnceLock, Weak},
+};
 
 use buffer::Geometry;
 use compile::Step;
@@ -65,19 +72,36 @@ impl Plan {
     pub fn run<const D: usize>(&self, input: Tensor<D>) -> Tensor<2> {
         let (rows, device) = (input.dims()[0], input.device());
         let values = input.try_into_vec_as::<f32>().expect("a readable input");
-        let outputs = self.forward(&values, rows);
+        let mut outputs = Vec::new();
+        for range in parts(rows) {
+            outputs.extend(self.forward(part_of(&values, rows, &range), range.len()));
+        }
         let shape = [rows, outputs.len() / rows];
         Tensor::from_data(TensorData::new(outputs, shape), &device)
     }
 
-    /// Outputs of a batch, and what a backward pass needs.
-    pub fn record<const D: usize>(&self, input: Tensor<D>) -> Result<(Tensor<2>, Tape), Error> {
+    /// Outputs of a batch, and what a backward pass to the input needs, or one to a node.
+    pub fn record<const D: usize>(
+        &self,
+        input: Tensor<D>,
+        node: Option<&str>,
+    ) -> Result<(Tensor<2>, Tape), Error> {
         let (rows, device) = (input.dims()[0], input.device());
         let values = input.try_into_vec_as::<f32>().map_err(Error::device)?;
-        let (outputs, tape) = self.forward_taped(&values, rows, None);
+        let tap = node.map(|node| self.named[node]);
+        let (mut outputs, mut tape) = (Vec::new(), None::<Tape>);
+        for range in parts(rows) {
+            let values = part_of(&values, rows, &range);
+            let (some, recorded) = self.forward_taped(values, range.len(), tap);
+            outputs.extend(some);
+            match &mut tape {
+                None => tape = Some(recorded),
+                Some(tape) => tape.append(recorded),
+            }
+        }
         let shape = [rows, outputs.len() / rows];
         let outputs = Tensor::from_data(TensorData::new(outputs, shape), &device);
-        Ok((outputs, tape))
+        Ok((outputs, tape.expect("a batch has rows")))
     }
 
     /// The gradient at the input, shaped like it, from that at the outputs.
@@ -89,9 +113,50 @@ impl Plan {
         rule: ReluRule,
     ) -> Result<Tensor<D>, Error> {
         let device = seed.device();
+        let rows = shape[0];
         let seed = seed.try_into_vec_as::<f32>().map_err(Error::device)?;
-        let values = self.backward(tape, &seed, rule);
+        let mut values = Vec::with_capacity(shape.iter().product());
+        for range in parts(rows) {
+            let seed = part_of(&seed, rows, &range);
+            let part = match range.len() == rows {
+                true => self.backward(tape, seed, rule),
+                false => {
+                    let rows: Vec<usize> = range.collect();
+                    self.backward(&tape.select(&rows), seed, rule)
+                }
+            };
+            values.extend(part);
+        }
         Ok(Tensor::from_data(TensorData::new(values, shape), &device))
+    }
+
+    /// Outputs of a batch and the gradient at the input, from `seed`: the gradient at the
+    /// outputs of some of its rows.
+    pub fn outputs_and_gradient<const D: usize>(
+        &self,
+        input: Tensor<D>,
+        rule: ReluRule,
+        seed: impl Fn(Range<usize>, &Tensor<2>) -> Result<Tensor<2>, Error>,
+    ) -> Result<(Tensor<2>, Tensor<D>), Error> {
+        let (shape, device) = (input.dims(), input.device());
+        let rows = shape[0];
+        let values = input.try_into_vec_as::<f32>().map_err(Error::device)?;
+        let (mut outputs, mut gradient) = (Vec::new(), Vec::with_capacity(values.len()));
+        for range in parts(rows) {
+            let (some, tape) =
+                self.forward_taped(part_of(&values, rows, &range), range.len(), None);
+            let width = some.len() / range.len();
+            let data = TensorData::new(some.clone(), [range.len(), width]);
+            let seed = seed(range, &Tensor::from_data(data, &device))?;
+            let seed = seed.try_into_vec_as::<f32>().map_err(Error::device)?;
+            outputs.extend(some);
+            gradient.extend(self.backward(&tape, &seed, rule));
+        }
+        let width = outputs.len() / rows;
+        Ok((
+            Tensor::from_data(TensorData::new(outputs, [rows, width]), &device),
+            Tensor::from_data(TensorData::new(gradient, shape), &device),
+        ))
     }
 
     /// Whether a node's values and the gradient at them can be had: it has a buffer to itself.
@@ -99,30 +164,81 @@ impl Plan {
         self.named.contains_key(node)
     }
 
-    /// The values of a node and the gradient of the score at them, `[rows, channels, height,
-    /// width]` each. The backward pass goes back to that node only.
+    /// The values of the node that a batch was recorded for and the gradient of the score at
+    /// them, `[rows, channels, height, width]` each. The backward pass goes back to that node
+    /// only.
     pub fn at_node(
         &self,
-        node: &str,
-        input: Tensor<4>,
+        outputs: &Tensor<2>,
+        tape: &Tape,
         goal: &Goal,
     ) -> Result<(Tensor<4>, Tensor<4>), Error> {
-        let (rows, device) = (input.dims()[0], input.device());
-        let buffer = self.named[node];
-        let values = input.try_into_vec_as::<f32>().map_err(Error::device)?;
-        let (outputs, mut tape) = self.forward_taped(&values, rows, Some(buffer));
-        let shape = [rows, outputs.len() / rows];
-        let outputs = Tensor::from_data(TensorData::new(outputs, shape), &device);
-        let seed = goal.seed(&outputs)?;
-        let geometry = self.buffers[buffer];
+        let (rows, device) = (tape.rows(), outputs.device());
+        let (buffer, values) = tape.tap.as_ref().expect("recorded for a node");
+        let geometry = self.buffers[*buffer];
         let shape = [rows, geometry.channels, geometry.height, geometry.width];
-        let values = tape.tap.as_mut().map(|(_, values)| std::mem::take(values));
-        let values = TensorData::new(values.unwrap_or_default(), shape);
-        let gradient = self.gradient(&tape, seed, shape, ReluRule::Derivative)?;
+        let seed = goal.seed(outputs)?;
+        let gradient = self.gradient(tape, seed, shape, ReluRule::Derivative)?;
+        let values = TensorData::new(values.clone(), shape);
         Ok((Tensor::from_data(values, &device), gradient))
     }
 
     fn with(graph: &Graph, isa: Isa) -> Option<Self> {
         compile::compile(&graph.folded(), isa)
+    }
+}
+
+/// Rows that go through at once: more would not fit the caches, fewer would read the weights
+/// more often.
+const ROWS: usize = 2;
+
+fn parts(rows: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..rows)
+        .step_by(ROWS)
+        .map(move |start| start..(start + ROWS).min(rows))
+}
+
+/// The values of some of the rows.
+fn part_of<'a>(values: &'a [f32], rows: usize, range: &Range<usize>) -> &'a [f32] {
+    let row = values.len() / rows;
+    &values[range.start * row..range.end * row]
+}
+
+/// The forward pass of the explained input, for the backward passes that start from it.
+#[derive(Clone, Debug)]
+pub(crate) struct Recorded {
+    tape: Arc<Tape>,
+    /// Its rows, in the order of the goal's.
+    rows: Vec<usize>,
+    /// The node that it was recorded for.
+    pub node: Option<String>,
+    /// Whose it is.
+    pub graph: Weak<OnceLock<Option<Plan>>>,
+}
+
+impl Recorded {
+    pub fn new(tape: Tape, node: Option<String>, graph: Weak<OnceLock<Option<Plan>>>) -> Self {
+        Recorded {
+            rows: (0..tape.rows()).collect(),
+            tape: Arc::new(tape),
+            node,
+            graph,
+        }
+    }
+
+    /// Of other rows, or some of them again.
+    pub fn select(&self, rows: impl IntoIterator<Item = usize>) -> Self {
+        Recorded {
+            rows: rows.into_iter().map(|row| self.rows[row]).collect(),
+            ..self.clone()
+        }
+    }
+
+    /// The tape of exactly these rows.
+    pub fn tape(&self) -> Cow<'_, Tape> {
+        match self.rows.iter().copied().eq(0..self.tape.rows()) {
+            true => Cow::Borrowed(&self.tape),
+            false => Cow::Owned(self.tape.select(&self.rows)),
+        }
     }
 }

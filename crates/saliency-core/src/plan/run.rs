@@ -1,18 +1,16 @@
 //! Running a plan forward and back.
 
-use rayon::prelude::*;
-
 use super::{
     Plan,
     back::{Back, columns},
     buffer::{Bits, Buffer, Geometry},
     compile::{Conv, Place, Step},
-    kernel::{Finish, Isa, LANES, Rectify, WIDEST},
-    sweep::{Epilogue, Reads, Relu, Writes, sweep},
+    elementwise::{combine, max_pool, max_pool_back, mean, mean_back, rectify},
+    sweep::{Epilogue, Reads, Relu, Weights, Writes, sweep},
 };
 
 /// What a forward pass keeps for the backward pass.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Tape {
     rows: usize,
     /// The buffer that was asked for, and its values.
@@ -21,6 +19,55 @@ pub(crate) struct Tape {
     bits: Vec<Option<Bits>>,
     /// By step: which element of its window each maximum was.
     maxima: Vec<Option<Vec<u8>>>,
+}
+
+impl Tape {
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Of some rows, which may come again.
+    pub fn select(&self, rows: &[usize]) -> Self {
+        fn chosen<T: Copy>(data: &[T], all: usize, rows: &[usize]) -> Vec<T> {
+            let len = data.len() / all;
+            rows.iter()
+                .flat_map(|row| &data[row * len..][..len])
+                .copied()
+                .collect()
+        }
+        let bits = |bits: &Bits| Bits {
+            data: chosen(&bits.data, self.rows, rows),
+            ..*bits
+        };
+        let maxima = |maxima: &Vec<u8>| chosen(maxima, self.rows, rows);
+        Tape {
+            rows: rows.len(),
+            tap: self
+                .tap
+                .as_ref()
+                .map(|(buffer, values)| (*buffer, chosen(values, self.rows, rows))),
+            bits: self.bits.iter().map(|b| b.as_ref().map(bits)).collect(),
+            maxima: self.maxima.iter().map(|m| m.as_ref().map(maxima)).collect(),
+        }
+    }
+
+    /// Puts the rows of another tape of the same plan behind these.
+    pub fn append(&mut self, other: Self) {
+        self.rows += other.rows;
+        if let (Some((_, values)), Some((_, more))) = (&mut self.tap, other.tap) {
+            values.extend(more);
+        }
+        for (bits, more) in self.bits.iter_mut().zip(other.bits) {
+            if let (Some(bits), Some(more)) = (bits, more) {
+                bits.data.extend(more.data);
+            }
+        }
+        for (maxima, more) in self.maxima.iter_mut().zip(other.maxima) {
+            if let (Some(maxima), Some(more)) = (maxima, more) {
+                maxima.extend(more);
+            }
+        }
+    }
 }
 
 /// What a ReLU passes back.
@@ -65,7 +112,9 @@ impl Plan {
             maxima: vec![None; self.steps.len()],
         };
         let mut buffers: Vec<Option<Buffer>> = vec![None; self.buffers.len()];
-        buffers[self.input] = Some(Buffer::from_planes(self.buffers[self.input], rows, input));
+        let mut first = self.take(self.buffers[self.input], rows, false);
+        first.set_planes(input);
+        buffers[self.input] = Some(first);
         for (index, step) in self.steps.iter().enumerate() {
             self.clock.begins(index);
             let target = step.writes();
@@ -94,7 +143,7 @@ impl Plan {
                         step: conv.stride,
                         window: conv.kernel,
                     },
-                    &conv.weights,
+                    Weights::Panels(&conv.weights),
                     &mut to,
                     Writes {
                         origin: [0, 0],
@@ -111,12 +160,10 @@ impl Plan {
                 ),
                 Step::MaxPool {
                     from: source,
-                    kernel,
-                    stride,
-                    padding,
+                    strides,
                     ..
                 } => {
-                    let maxima = max_pool(from(*source), &mut to, *kernel, *stride, *padding);
+                    let maxima = max_pool(self.isa, from(*source), &mut to, strides);
                     tape.maxima[index] = keep.then_some(maxima);
                 }
                 Step::Mean { from: source, .. } => mean(from(*source), &mut to),
@@ -172,7 +219,8 @@ impl Plan {
         let rows = tape.rows;
         let end = tape.tap.as_ref().map_or(self.input, |(buffer, _)| *buffer);
         let mut gradients: Vec<Option<Buffer>> = vec![None; self.buffers.len()];
-        let mut arrived = Buffer::from_planes(self.gradients[self.output], rows, seed);
+        let mut arrived = self.take(self.gradients[self.output], rows, false);
+        arrived.set_planes(seed);
         if let Some(bits) = &tape.bits[self.output] {
             rectify(self.isa, &mut arrived, rule.of(bits));
         }
@@ -215,32 +263,22 @@ impl Plan {
                     }
                     self.give(Some(arrived));
                 }
-                Step::MaxPool {
-                    from,
-                    kernel,
-                    stride,
-                    padding,
-                    ..
-                } => {
+                Step::MaxPool { from, strides, .. } => {
                     let mut to = self.accumulator(&mut gradients[*from], *from, rows);
                     let maxima = tape.maxima[index]
                         .as_ref()
                         .expect("kept by the forward pass");
-                    max_pool_back(&arrived, maxima, &mut to, *kernel, *stride, *padding);
+                    max_pool_back(self.isa, &arrived, maxima, &mut to, strides);
                     rectify(self.isa, &mut to, relu(*from));
                     gradients[*from] = Some(to);
                     self.give(Some(arrived));
                 }
                 Step::Mean { from, .. } => {
-                    let mut to = self.accumulator(&mut gradients[*from], *from, rows);
-                    let scale = 1.0 / to.geometry.positions() as f32;
-                    each_pixel(&to.geometry.clone(), rows, |row, y, x| {
-                        let values = arrived.pixel(row, 0, 0);
-                        for (to, value) in to.pixel_mut(row, y, x).iter_mut().zip(values) {
-                            *to += value * scale;
-                        }
-                    });
-                    rectify(self.isa, &mut to, relu(*from));
+                    let before = gradients[*from].take();
+                    let accumulate = before.is_some();
+                    let mut to =
+                        before.unwrap_or_else(|| self.take(self.gradients[*from], rows, false));
+                    mean_back(self.isa, &arrived, accumulate, relu(*from), &mut to);
                     gradients[*from] = Some(to);
                     self.give(Some(arrived));
                 }
@@ -327,7 +365,7 @@ impl Plan {
                     sweep(
                         gradient,
                         back.reads,
-                        &back.weights,
+                        back.weights(&conv.weights, self.buffers[conv.from].channels),
                         &mut target,
                         back.writes,
                         Epilogue {
@@ -394,12 +432,16 @@ impl Plan {
         let len = geometry.len() * rows;
         let found = {
             let mut pool = self.pool.lock().unwrap_or_else(|e| e.into_inner());
-            let index = pool.iter().position(|data| data.len() == len);
-            index.map(|index| pool.swap_remove(index))
+            let fits = |&index: &usize| (len..4 * len + 4096).contains(&pool[index].capacity());
+            let smallest = (0..pool.len())
+                .filter(fits)
+                .min_by_key(|&index| pool[index].capacity());
+            smallest.map(|index| pool.swap_remove(index))
         };
-        let Some(data) = found else {
+        let Some(mut data) = found else {
             return Buffer::zeros(geometry, rows);
         };
+        data.resize(len, 0.0);
         let mut buffer = Buffer {
             geometry,
             rows,
@@ -445,193 +487,6 @@ fn each_pixel(geometry: &Geometry, rows: usize, mut work: impl FnMut(usize, usiz
             for x in 0..geometry.width {
                 work(row, y, x);
             }
-        }
-    }
-}
-
-/// to = relu(a + b), or to += relu-masked a.
-fn combine(
-    isa: Isa,
-    a: &Buffer,
-    b: Option<&Buffer>,
-    accumulate: bool,
-    mut relu: Relu,
-    to: &mut Buffer,
-) {
-    let geometry = to.geometry;
-    each_pixel(&geometry, a.rows, |row, y, x| {
-        for channel in (0..geometry.channels).step_by(WIDEST) {
-            let some = WIDEST.min(geometry.channels - channel);
-            let words = channel / LANES..(channel + some).div_ceil(LANES);
-            isa.finish(Finish {
-                sums: &a.pixel(row, y, x)[channel..channel + some],
-                bias: None,
-                residual: b.map(|b| &b.pixel(row, y, x)[channel..channel + some]),
-                accumulate,
-                rectify: words_of(&mut relu, row, y, x, words),
-                out: &mut to.pixel_mut(row, y, x)[channel..channel + some],
-            });
-        }
-    });
-}
-
-fn words_of<'b>(
-    relu: &'b mut Relu<'_>,
-    row: usize,
-    y: usize,
-    x: usize,
-    words: std::ops::Range<usize>,
-) -> Rectify<'b> {
-    let range = |bits: &Bits| {
-        let at = bits.at(row, y, x);
-        at + words.start..at + words.end
-    };
-    match relu {
-        Relu::No => Rectify::No,
-        Relu::Forward(bits) => {
-            let range = range(bits);
-            Rectify::Forward(&mut bits.data[range])
-        }
-        Relu::Backward(bits) => Rectify::Backward(&bits.data[range(bits)]),
-        Relu::Guided(bits) => Rectify::Guided(&bits.data[range(bits)]),
-    }
-}
-
-/// Applies a ReLU's rule in place.
-fn rectify(isa: Isa, buffer: &mut Buffer, mut relu: Relu) {
-    if matches!(relu, Relu::No) {
-        return;
-    }
-    let geometry = buffer.geometry;
-    let mut values = [0.0; WIDEST];
-    each_pixel(&geometry, buffer.rows, |row, y, x| {
-        for channel in (0..geometry.channels).step_by(WIDEST) {
-            let some = WIDEST.min(geometry.channels - channel);
-            let words = channel / LANES..(channel + some).div_ceil(LANES);
-            let out = &mut buffer.pixel_mut(row, y, x)[channel..channel + some];
-            values[..some].copy_from_slice(out);
-            isa.finish(Finish {
-                sums: &values[..some],
-                bias: None,
-                residual: None,
-                accumulate: false,
-                rectify: words_of(&mut relu, row, y, x, words),
-                out,
-            });
-        }
-    });
-}
-
-fn max_pool(
-    from: &Buffer,
-    to: &mut Buffer,
-    kernel: [usize; 2],
-    stride: [usize; 2],
-    padding: [usize; 2],
-) -> Vec<u8> {
-    let geometry = to.geometry;
-    let channels = geometry.channels;
-    let line = geometry.width * channels;
-    let mut maxima = vec![0u8; geometry.height * line * from.rows];
-    let (pitch, len) = (geometry.pitch(), geometry.len());
-    let (halo, side) = (geometry.halo, geometry.halo * channels);
-    let whole = geometry.height * line;
-    to.data
-        .par_chunks_mut(len)
-        .zip(maxima.par_chunks_mut(whole))
-        .enumerate()
-        .for_each(|(row, (data, maxima))| {
-            data[halo * pitch..]
-                .par_chunks_mut(pitch)
-                .zip(maxima.par_chunks_mut(line))
-                .enumerate()
-                .for_each(|(y, (out, maxima))| {
-                    for x in 0..geometry.width {
-                        let out = &mut out[side + x * channels..][..channels];
-                        let maxima = &mut maxima[x * channels..][..channels];
-                        pool_one(from, [row, y, x], kernel, stride, padding, out, maxima);
-                    }
-                });
-        });
-    maxima
-}
-
-fn pool_one(
-    from: &Buffer,
-    [row, y, x]: [usize; 3],
-    kernel: [usize; 2],
-    stride: [usize; 2],
-    padding: [usize; 2],
-    out: &mut [f32],
-    maxima: &mut [u8],
-) {
-    let source = from.geometry;
-    out.fill(f32::NEG_INFINITY);
-    for ky in 0..kernel[0] {
-        for kx in 0..kernel[1] {
-            let (sy, sx) = (y * stride[0] + ky, x * stride[1] + kx);
-            let inside = sy >= padding[0]
-                && sx >= padding[1]
-                && sy - padding[0] < source.height
-                && sx - padding[1] < source.width;
-            if !inside {
-                continue;
-            }
-            let values = from.pixel(row, sy - padding[0], sx - padding[1]);
-            let place = (ky * kernel[1] + kx) as u8;
-            for ((out, maximum), &value) in out.iter_mut().zip(&mut *maxima).zip(values) {
-                let larger = value > *out;
-                *out = if larger { value } else { *out };
-                *maximum = if larger { place } else { *maximum };
-            }
-        }
-    }
-}
-
-fn max_pool_back(
-    gradient: &Buffer,
-    maxima: &[u8],
-    to: &mut Buffer,
-    kernel: [usize; 2],
-    stride: [usize; 2],
-    padding: [usize; 2],
-) {
-    let geometry = gradient.geometry;
-    let target = to.geometry;
-    let len = target.len();
-    to.data
-        .par_chunks_mut(len)
-        .enumerate()
-        .for_each(|(row, data)| {
-            for y in 0..geometry.height {
-                for x in 0..geometry.width {
-                    let values = gradient.pixel(row, y, x);
-                    let at = ((row * geometry.height + y) * geometry.width + x) * geometry.channels;
-                    for (c, (&place, value)) in maxima[at..].iter().zip(values).enumerate() {
-                        let place = usize::from(place);
-                        let sy = (y * stride[0] + place / kernel[1]) as isize - padding[0] as isize;
-                        let sx = (x * stride[1] + place % kernel[1]) as isize - padding[1] as isize;
-                        data[target.at(0, sy, sx) + c] += value;
-                    }
-                }
-            }
-        });
-}
-
-fn mean(from: &Buffer, to: &mut Buffer) {
-    let geometry = from.geometry;
-    let scale = 1.0 / geometry.positions() as f32;
-    for row in 0..from.rows {
-        let mut sums = vec![0.0f64; geometry.channels];
-        for y in 0..geometry.height {
-            for x in 0..geometry.width {
-                for (sum, &value) in sums.iter_mut().zip(from.pixel(row, y, x)) {
-                    *sum += f64::from(value);
-                }
-            }
-        }
-        for (to, sum) in to.pixel_mut(row, 0, 0).iter_mut().zip(sums) {
-            *to = sum as f32 * scale;
         }
     }
 }

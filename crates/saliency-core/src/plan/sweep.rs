@@ -4,8 +4,9 @@
 use rayon::prelude::*;
 
 use super::{
-    buffer::{Bits, Buffer},
-    kernel::{Finish, Isa, LANES, POSITIONS, Rectify, Shared, Tile, WIDEST},
+    buffer::{Bits, Buffer, Geometry},
+    kernel::{Finish, Isa, LANES, PANEL, POSITIONS, Rectify, Shared, Spaced, Tile, WIDEST},
+    tiled,
 };
 
 /// Weights in the order in which the inner loop reads them: panels of channels, each
@@ -15,20 +16,27 @@ pub(super) struct Packed {
     pub isa: Isa,
     pub rows: usize,
     pub channels: usize,
+    /// Channels in a panel.
+    width: usize,
     data: Vec<f32>,
 }
 
 impl Packed {
-    /// From a function of (row, channel).
+    /// For windows whose lines have `run` values, from a function of (row, channel).
     pub fn new(
         isa: Isa,
+        run: usize,
         rows: usize,
         channels: usize,
         weight: impl Fn(usize, usize) -> f32,
     ) -> Self {
-        let mut data = Vec::new();
-        for from in (0..channels).step_by(isa.width()) {
-            let some = isa.width().min(channels - from);
+        let width = match isa.splits(run) {
+            true => PANEL,
+            false => isa.width(),
+        };
+        let mut data = Vec::with_capacity(channels.next_multiple_of(LANES) * rows);
+        for from in (0..channels).step_by(width) {
+            let some = width.min(channels - from);
             let lanes = some.next_multiple_of(LANES);
             for row in 0..rows {
                 data.extend((0..lanes).map(|j| match j < some {
@@ -41,26 +49,65 @@ impl Packed {
             isa,
             rows,
             channels,
+            width,
             data,
         }
     }
 
     pub fn panels(&self) -> usize {
-        self.channels.div_ceil(self.isa.width())
+        self.channels.div_ceil(self.width)
     }
 
     /// First channel, number of channels, lanes and weights of a panel.
     pub fn panel(&self, index: usize) -> (usize, usize, usize, &[f32]) {
-        let from = index * self.isa.width();
-        let some = self.isa.width().min(self.channels - from);
+        let from = index * self.width;
+        let some = self.width.min(self.channels - from);
         let lanes = some.next_multiple_of(LANES);
-        let start = index * self.isa.width() * self.rows;
+        let start = from * self.rows;
         (
             from,
             some,
             lanes,
             &self.data[start..start + lanes * self.rows],
         )
+    }
+}
+
+/// The weights of a sweep.
+#[derive(Clone, Copy)]
+pub(super) enum Weights<'a> {
+    Panels(&'a Packed),
+    /// Those of the convolution whose gradient is passed back, for the products of tiles.
+    Transposed {
+        of: &'a Packed,
+        /// Which of its window's positions each of the sweep's window is.
+        taps: &'a [usize],
+        /// The convolution's input channels.
+        channels: usize,
+    },
+}
+
+impl Weights<'_> {
+    pub fn isa(&self) -> Isa {
+        match self {
+            Weights::Panels(packed) | Weights::Transposed { of: packed, .. } => packed.isa,
+        }
+    }
+
+    /// Channels that come out.
+    pub fn channels(&self) -> usize {
+        match self {
+            Weights::Panels(packed) => packed.channels,
+            Weights::Transposed { channels, .. } => *channels,
+        }
+    }
+
+    /// Values that go in, of a whole window.
+    fn rows(&self) -> usize {
+        match self {
+            Weights::Panels(packed) => packed.rows,
+            Weights::Transposed { of, taps, .. } => taps.len() * of.channels,
+        }
     }
 }
 
@@ -100,17 +147,118 @@ pub(super) enum Relu<'a> {
     Guided(&'a Bits),
 }
 
-enum SharedRelu<'a> {
+pub(super) enum SharedRelu<'a> {
     No,
     Forward(Shared<'a, u16>, usize, usize, usize),
     Backward(&'a Bits),
     Guided(&'a Bits),
 }
 
+impl<'a> SharedRelu<'a> {
+    pub fn new(relu: Relu<'a>) -> Self {
+        match relu {
+            Relu::No => SharedRelu::No,
+            Relu::Forward(bits) => {
+                let (words, width, positions) = (bits.words, bits.width, bits.positions);
+                SharedRelu::Forward(Shared::new(&mut bits.data), words, width, positions)
+            }
+            Relu::Backward(bits) => SharedRelu::Backward(bits),
+            Relu::Guided(bits) => SharedRelu::Guided(bits),
+        }
+    }
+}
+
+/// Outputs that are not worth a product of tiles.
+const FEW: usize = 8;
+
+/// Where sums go.
+pub(super) struct Sink<'a> {
+    isa: Isa,
+    writes: Writes,
+    to: Geometry,
+    out: Shared<'a, f32>,
+    bias: Option<&'a [f32]>,
+    residual: Option<&'a Buffer>,
+    accumulate: bool,
+    relu: SharedRelu<'a>,
+}
+
+impl<'a> Sink<'a> {
+    fn new(isa: Isa, target: &'a mut Buffer, writes: Writes, epilogue: Epilogue<'a>) -> Self {
+        let Epilogue {
+            bias,
+            residual,
+            accumulate,
+            relu,
+        } = epilogue;
+        Sink {
+            isa,
+            writes,
+            to: target.geometry,
+            out: Shared::new(&mut target.data),
+            bias,
+            residual,
+            accumulate,
+            relu: SharedRelu::new(relu),
+        }
+    }
+
+    /// `count` outputs of a row from (y, x) on, `some` channels of each from `channel` on; their
+    /// sums are `pitch` apart.
+    #[inline]
+    pub fn write(
+        &self,
+        [row, y, x]: [usize; 3],
+        count: usize,
+        channel: usize,
+        some: usize,
+        sums: &[f32],
+        pitch: usize,
+    ) {
+        let writes = &self.writes;
+        let (y, x) = (
+            writes.origin[0] + y * writes.step[0],
+            writes.origin[1] + x * writes.step[1],
+        );
+        let step = writes.step[1];
+        let spacing = step * self.to.channels;
+        let place = self.to.at(row, y as isize, x as isize) + writes.channel + channel;
+        let word = (writes.channel + channel) / LANES;
+        let words = some.div_ceil(LANES);
+        let bits = |bits: &'a Bits| Spaced {
+            data: &bits.data[bits.at(row, y, x) + word..],
+            spacing: step * bits.words,
+        };
+        self.isa.finish(Finish {
+            sums,
+            pitch,
+            bias: self.bias.map(|bias| &bias[channel..channel + some]),
+            residual: self.residual.map(|residual| {
+                let at = residual.geometry.at(row, y as isize, x as isize) + channel;
+                Spaced {
+                    data: &residual.data[at..],
+                    spacing: step * residual.geometry.channels,
+                }
+            }),
+            accumulate: self.accumulate,
+            rectify: match &self.relu {
+                SharedRelu::No => Rectify::No,
+                SharedRelu::Forward(shared, all, width, positions) => {
+                    let at = (row * positions + y * width + x) * all + word;
+                    Rectify::Forward(shared.spread(at, count, step * all, words))
+                }
+                SharedRelu::Backward(b) => Rectify::Backward(bits(b)),
+                SharedRelu::Guided(b) => Rectify::Guided(bits(b)),
+            },
+            out: self.out.spread(place, count, spacing, some),
+        });
+    }
+}
+
 pub(super) fn sweep(
     source: &Buffer,
     reads: Reads,
-    weights: &Packed,
+    weights: Weights,
     target: &mut Buffer,
     writes: Writes,
     epilogue: Epilogue,
@@ -121,34 +269,23 @@ pub(super) fn sweep(
     if total == 0 {
         return;
     }
-    let isa = weights.isa;
+    let isa = weights.isa();
     let from = source.geometry;
-    let to = target.geometry;
     let run = reads.window[1] * from.channels;
-    assert_eq!(weights.rows, reads.window[0] * run);
-    let Epilogue {
-        bias,
-        residual,
-        accumulate,
-        relu,
-    } = epilogue;
-    let relu = match relu {
-        Relu::No => SharedRelu::No,
-        Relu::Forward(bits) => {
-            let (words, width, positions) = (bits.words, bits.width, bits.positions);
-            SharedRelu::Forward(Shared::new(&mut bits.data), words, width, positions)
-        }
-        Relu::Backward(bits) => SharedRelu::Backward(bits),
-        Relu::Guided(bits) => SharedRelu::Guided(bits),
+    assert_eq!(weights.rows(), reads.window[0] * run);
+    let sink = Sink::new(isa, target, writes, epilogue);
+    let weights = match weights {
+        Weights::Panels(packed) if !isa.splits(run) || total < FEW => packed,
+        _ => return tiled::sweep(source, &reads, weights, &writes, &sink),
     };
-    let out = Shared::new(&mut target.data);
 
     // Tasks are chunks of positions, and groups of panels where there are few positions.
+    let tile = isa.positions();
     let wanted = 4 * rayon::current_num_threads();
     let chunk = total
         .div_ceil(wanted)
-        .clamp(4 * POSITIONS, 64 * POSITIONS)
-        .next_multiple_of(POSITIONS);
+        .clamp(4 * tile, 64 * tile)
+        .next_multiple_of(tile);
     let chunks = total.div_ceil(chunk);
     let groups = wanted.div_ceil(chunks).clamp(1, weights.panels());
     let per_group = weights.panels().div_ceil(groups);
@@ -163,7 +300,7 @@ pub(super) fn sweep(
             let (channel, some, lanes, panel) = weights.panel(panel);
             let mut at = first;
             while at < end {
-                let count = POSITIONS.min(end - at);
+                let count = tile.min(end - at);
                 for m in 0..count {
                     let (row, place) = ((at + m) / positions, (at + m) % positions);
                     let (y, x) = (place / width, place % width);
@@ -186,36 +323,18 @@ pub(super) fn sweep(
                     },
                     &mut sums,
                 );
-                for (m, &[row, y, x]) in places[..count].iter().enumerate() {
-                    let (y, x) = (
-                        writes.origin[0] + y * writes.step[0],
-                        writes.origin[1] + x * writes.step[1],
+                let mut m = 0;
+                while m < count {
+                    let in_line = (count - m).min(width - places[m][2]);
+                    sink.write(
+                        places[m],
+                        in_line,
+                        channel,
+                        some,
+                        &sums[m * WIDEST..],
+                        WIDEST,
                     );
-                    let place = to.at(row, y as isize, x as isize) + writes.channel + channel;
-                    let word = (writes.channel + channel) / LANES;
-                    let words = some.div_ceil(LANES);
-                    let bits = |bits: &'_ Bits| bits.at(row, y, x) + word;
-                    isa.finish(Finish {
-                        sums: &sums[m * WIDEST..][..some],
-                        bias: bias.map(|bias| &bias[channel..channel + some]),
-                        residual: residual.map(|residual| {
-                            let at = residual.geometry.at(row, y as isize, x as isize);
-                            &residual.data[at + channel..][..some]
-                        }),
-                        accumulate,
-                        rectify: match &relu {
-                            SharedRelu::No => Rectify::No,
-                            SharedRelu::Forward(shared, all, width, positions) => {
-                                let at = (row * positions + y * width + x) * all + word;
-                                Rectify::Forward(shared.part(at, words))
-                            }
-                            SharedRelu::Backward(b) => {
-                                Rectify::Backward(&b.data[bits(b)..][..words])
-                            }
-                            SharedRelu::Guided(b) => Rectify::Guided(&b.data[bits(b)..][..words]),
-                        },
-                        out: out.part(place, some),
-                    });
+                    m += in_line;
                 }
                 at += count;
             }

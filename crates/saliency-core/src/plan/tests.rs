@@ -47,7 +47,8 @@ fn values_and_gradients_at_a_node_are_the_graphs() {
     let goal = Goal::resolve(&vec![0, 1, 2].into(), &outputs).unwrap();
     for node in ["relu_1", "relu_2"] {
         assert!(plan.taps(node));
-        let (values, gradient) = plan.at_node(node, x.clone(), &goal).unwrap();
+        let (outputs, tape) = plan.record(x.clone(), Some(node)).unwrap();
+        let (values, gradient) = plan.at_node(&outputs, &tape, &goal).unwrap();
         let layer = graph.layer(&node.into()).unwrap();
         let run = crate::Run::new();
         let wide = x.clone().cast(burn::tensor::DType::F64);
@@ -61,6 +62,38 @@ fn values_and_gradients_at_a_node_are_the_graphs() {
         assert_close(gradient, narrow(want.1), 1e-5);
     }
     assert!(!plan.taps("norm") && !plan.taps("branch"));
+}
+
+/// More rows than go through at once, and rows that come again.
+#[test]
+fn recorded_passes_give_the_same_gradients() {
+    let graph = traced();
+    let x = image(5, 7);
+    let (outputs, recorded) = graph.record(&x, &[]).unwrap().unwrap();
+    assert_close(outputs.clone(), graph.forward(x.clone()), 0.0);
+    let classes = vec![3, 1, 0, 2, 3, 1];
+    let rows = [4, 0, 0, 2, 1, 3];
+    let goal = Goal::resolve(&vec![0; 5].into(), &outputs).unwrap();
+    let goal = goal.with_record(Some(recorded)).select(&rows);
+    let (_, recorded) = graph.recorded(&goal).expect("its own pass");
+    let plan = graph.plan(&x).unwrap();
+    let chosen = crate::target::select_rows(x.clone(), &rows);
+    let want = Gradient.explain(
+        &graph.cast(burn::tensor::DType::F64),
+        chosen.clone().cast(burn::tensor::DType::F64),
+        classes.clone(),
+    );
+    let outputs = graph.forward(chosen.clone());
+    let seed = Goal::resolve(&classes.into(), &outputs)
+        .unwrap()
+        .seed(&outputs)
+        .unwrap();
+    let got: Tensor<4> = plan
+        .gradient(&recorded.tape(), seed, chosen.dims(), ReluRule::Derivative)
+        .unwrap();
+    assert_close(got.clone(), want.unwrap().values.cast(got.dtype()), 1e-5);
+    // Another graph does not take it for its own.
+    assert!(traced().recorded(&goal).is_none());
 }
 
 mod shapes {

@@ -1,6 +1,6 @@
 use std::arch::x86_64::*;
 
-use super::{Finish, LANES, POSITIONS, Sums, Tile, WIDEST, portable};
+use super::{Finish, LANES, Pool, Sums, Tile, Unpool, WIDEST, portable};
 
 /// The caller has checked the tile and that the machine has AVX2 and FMA.
 pub(super) fn tile(tile: Tile, sums: &mut Sums) {
@@ -9,7 +9,7 @@ pub(super) fn tile(tile: Tile, sums: &mut Sums) {
     // `Tile::check` has made sure that all reads lie inside; `sums` holds a whole tile.
     unsafe {
         match tile.starts.len() {
-            POSITIONS => block::<POSITIONS>(tile, sums),
+            6 => block::<6>(tile, sums),
             5 => block::<5>(tile, sums),
             4 => block::<4>(tile, sums),
             3 => block::<3>(tile, sums),
@@ -61,4 +61,24 @@ pub(super) fn finish(finish: Finish) {
 #[target_feature(enable = "avx2,fma")]
 unsafe fn vectorised(finish: Finish) {
     portable::finish(finish);
+}
+
+pub(super) fn pool(pool: Pool) {
+    // SAFETY: as for `finish`.
+    unsafe { vectorised_pool(pool) }
+}
+
+#[target_feature(enable = "avx2,fma")]
+unsafe fn vectorised_pool(pool: Pool) {
+    portable::pool(pool);
+}
+
+pub(super) fn unpool(unpool: Unpool) {
+    // SAFETY: as for `finish`.
+    unsafe { vectorised_unpool(unpool) }
+}
+
+#[target_feature(enable = "avx2,fma")]
+unsafe fn vectorised_unpool(unpool: Unpool) {
+    portable::unpool(unpool);
 }

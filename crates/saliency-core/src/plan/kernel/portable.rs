@@ -1,4 +1,4 @@
-use super::{Finish, LANES, Rectify, Sums, Tile, WIDEST};
+use super::{Finish, LANES, Overlap, Pool, Rectify, Spaced, Sums, Tile, Unpool, WIDEST};
 
 pub(super) fn tile(tile: Tile, sums: &mut Sums) {
     for (m, &start) in tile.starts.iter().enumerate() {
@@ -21,53 +21,112 @@ pub(super) fn tile(tile: Tile, sums: &mut Sums) {
 pub(super) fn finish(finish: Finish) {
     let Finish {
         sums,
+        pitch,
         bias,
         residual,
         accumulate,
-        rectify,
-        out,
+        mut rectify,
+        mut out,
     } = finish;
-    let channels = out.len();
-    let mut values = [0.0f32; WIDEST];
-    let values = &mut values[..channels];
-    values.copy_from_slice(&sums[..channels]);
-    let mut add = |other: &[f32]| {
-        for (value, other) in values.iter_mut().zip(other) {
-            *value += other;
-        }
-    };
-    if let Some(bias) = bias {
-        add(&bias[..channels]);
-    }
-    if accumulate {
-        add(out);
-    }
-    if let Some(residual) = residual {
-        add(&residual[..channels]);
-    }
-    let set = |bits: &[u16], j: usize| bits[j / LANES] >> (j % LANES) & 1 == 1;
-    match rectify {
-        Rectify::No => {}
-        Rectify::Forward(bits) => {
-            for (bits, values) in bits.iter_mut().zip(values.chunks_mut(LANES)) {
-                let mut mask = 0;
-                for (j, value) in values.iter_mut().enumerate() {
-                    mask |= u16::from(*value > 0.0) << j;
-                    *value = value.max(0.0);
+    for index in 0..out.count {
+        let out = out.part(index);
+        let channels = out.len();
+        let residual = residual.map(|all| &all.data[index * all.spacing..][..channels]);
+        let sums = &sums[index * pitch..][..channels];
+        let words = channels.div_ceil(LANES);
+        let bits = |all: &Spaced<'_, u16>| index * all.spacing..index * all.spacing + words;
+        for (v, out) in out.chunks_mut(LANES).enumerate() {
+            let at = v * LANES;
+            let mut values = [0.0f32; LANES];
+            let values = &mut values[..out.len()];
+            values.copy_from_slice(&sums[at..at + out.len()]);
+            let mut add = |other: &[f32]| {
+                for (value, other) in values.iter_mut().zip(other) {
+                    *value += other;
                 }
-                *bits = mask;
+            };
+            if let Some(bias) = bias {
+                add(&bias[at..]);
             }
-        }
-        Rectify::Backward(bits) => {
-            for (j, value) in values.iter_mut().enumerate() {
-                *value = if set(bits, j) { *value } else { 0.0 };
+            if accumulate {
+                add(out);
             }
-        }
-        Rectify::Guided(bits) => {
-            for (j, value) in values.iter_mut().enumerate() {
-                *value = if set(bits, j) { value.max(0.0) } else { 0.0 };
+            if let Some(residual) = residual {
+                add(&residual[at..]);
             }
+            match &mut rectify {
+                Rectify::No => {}
+                Rectify::Forward(bits) => {
+                    let mut mask = 0;
+                    for (j, value) in values.iter_mut().enumerate() {
+                        mask |= u16::from(*value > 0.0) << j;
+                        *value = value.max(0.0);
+                    }
+                    bits.part(index)[v] = mask;
+                }
+                Rectify::Backward(all) => {
+                    let mask = all.data[bits(all)][v];
+                    for (j, value) in values.iter_mut().enumerate() {
+                        *value = if mask >> j & 1 == 1 { *value } else { 0.0 };
+                    }
+                }
+                Rectify::Guided(all) => {
+                    let mask = all.data[bits(all)][v];
+                    for (j, value) in values.iter_mut().enumerate() {
+                        *value = if mask >> j & 1 == 1 {
+                            value.max(0.0)
+                        } else {
+                            0.0
+                        };
+                    }
+                }
+            }
+            out.copy_from_slice(values);
         }
     }
-    out.copy_from_slice(values);
+}
+
+#[inline(always)]
+pub(super) fn pool(pool: Pool) {
+    let Pool {
+        source,
+        taps,
+        out,
+        places,
+    } = pool;
+    out.fill(f32::NEG_INFINITY);
+    places.fill(taps.first().map_or(0, |tap| tap.1));
+    for &(at, place) in taps {
+        let values = &source[at..at + out.len()];
+        for ((out, found), &value) in out.iter_mut().zip(&mut *places).zip(values) {
+            let larger = value > *out;
+            *out = if larger { value } else { *out };
+            *found = if larger { place } else { *found };
+        }
+    }
+}
+
+#[inline(always)]
+pub(super) fn unpool(unpool: Unpool) {
+    let Unpool {
+        gradient,
+        places,
+        taps,
+        out,
+    } = unpool;
+    for &(at, place) in taps {
+        let out = &mut out[at..at + gradient.len()];
+        for ((out, found), value) in out.iter_mut().zip(places).zip(gradient) {
+            *out += if *found == place { *value } else { 0.0 };
+        }
+    }
+}
+
+pub(super) fn overlap(overlap: Overlap) {
+    for m in 0..overlap.count {
+        let sums = &overlap.sums[m * overlap.pitch..][..overlap.run];
+        for (out, sum) in overlap.out[m * overlap.spacing..].iter_mut().zip(sums) {
+            *out += sum;
+        }
+    }
 }

@@ -24,12 +24,53 @@ impl<'a, T> Shared<'a, T> {
         }
     }
 
-    /// A part to write. The caller must hand out each element to one task only.
-    #[allow(clippy::mut_from_ref)]
-    pub fn part(&self, from: usize, len: usize) -> &mut [T] {
-        assert!(from + len <= self.len);
-        // SAFETY: it lies inside the slice, which is borrowed mutably for 'a, and the tasks of
-        // a sweep ask for disjoint parts.
-        unsafe { std::slice::from_raw_parts_mut(self.data.add(from), len) }
+    /// Parts to write, `len` each. The caller must hand out each element to one task only.
+    pub fn spread(&self, from: usize, count: usize, spacing: usize, len: usize) -> Spread<'_, T> {
+        assert!(count <= 1 || len <= spacing);
+        assert!(count == 0 || from + (count - 1) * spacing + len <= self.len);
+        Spread {
+            // SAFETY: it lies inside the slice.
+            data: unsafe { self.data.add(from) },
+            count,
+            spacing,
+            len,
+            borrow: PhantomData,
+        }
+    }
+}
+
+/// Parts of equal length, equally spaced, that are written by one task.
+pub(in crate::plan) struct Spread<'a, T> {
+    data: *mut T,
+    pub count: usize,
+    pub spacing: usize,
+    pub len: usize,
+    borrow: PhantomData<&'a mut [T]>,
+}
+
+impl<'a, T> Spread<'a, T> {
+    /// Parts of a slice.
+    #[cfg(test)]
+    pub fn new(slice: &'a mut [T], count: usize, spacing: usize, len: usize) -> Self {
+        assert!(count <= 1 || len <= spacing);
+        assert!(count == 0 || (count - 1) * spacing + len <= slice.len());
+        Spread {
+            data: slice.as_mut_ptr(),
+            count,
+            spacing,
+            len,
+            borrow: PhantomData,
+        }
+    }
+
+    pub fn part(&mut self, index: usize) -> &mut [T] {
+        assert!(index < self.count);
+        // SAFETY: all parts lie inside what was borrowed, see `new` and `Shared::spread`; they
+        // do not overlap, and only this value hands them out.
+        unsafe { std::slice::from_raw_parts_mut(self.data.add(index * self.spacing), self.len) }
+    }
+
+    pub(super) fn as_mut_ptr(&mut self) -> *mut T {
+        self.data
     }
 }
