@@ -453,7 +453,7 @@ mod tests {
     #[test]
     fn a_signal_is_cut_where_it_jumps() {
         let values: Vec<f32> = (0..30).map(|i| if i < 13 { 0.0 } else { 1.0 }).collect();
-        let signal = Tensor::<3>::from_data(TensorData::new(values, [1, 1, 30]), &Device::flex());
+        let signal = Tensor::<3>::from_data(TensorData::new(values, [1, 30, 1]), &Device::flex());
         let labels = Slic::default().segments(4).labels(&signal).unwrap();
         assert_eq!(count(&labels), 4);
         assert_ne!(labels[12], labels[13]);

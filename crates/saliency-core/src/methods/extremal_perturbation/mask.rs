@@ -293,7 +293,7 @@ mod tests {
     /// On a line: each position sees the softmax-weighted parameters around it.
     #[test]
     fn a_mask_is_the_smooth_maximum_of_the_parameters_near_it() {
-        let x = Tensor::<3>::zeros([1, 1, 10], &burn::tensor::Device::flex());
+        let x = Tensor::<3>::zeros([1, 10, 1], &burn::tensor::Device::flex());
         let options = ExtremalPerturbation {
             cell: 0.2,
             sigma: 0.3,
