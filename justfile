@@ -82,6 +82,18 @@ importance-memory:
 ranks:
     cargo test --release --workspace {{features}} --test whole -- --nocapture methods_apply
 
+# How well each method finds the truth of generated tables and series, for the guide
+truth:
+    cargo run --release --bin saliency {{features}} -- demo-finance --out target/demo-finance --device cpu
+    printf '# Methods on tables and series whose truth is known\n\nWritten by `just truth`; sampled methods with fewer samples than by default, on the CPU. See\n[tables and series](finance.md) for what is measured.\n\n' > docs/finance-methods.md
+    cat target/demo-finance/scores.md >> docs/finance-methods.md
+
+# Attention of a transformer trained on the series of `just truth`, for the guide
+attention:
+    cargo build --release --bin saliency {{features}}
+    target/release/saliency train --data target/demo-finance/series.csv --target signal --model transformer --sequence 12 --features return,volume,rate --out target/attention/model --device cpu
+    for method in attention-map attention-rollout gradient-attention-rollout; do target/release/saliency explain --data target/demo-finance/series.csv --model target/attention/model --window 2020-10-15..2020-10-26 --method $method --out target/attention --device cpu && cp target/attention/series-2020-10-15--2020-10-26-$method-series.png docs/pictures/$method.png; done
+
 # The example charts of docs/finance.md
 charts:
     cargo run --release -p saliency-viz --example charts target/charts

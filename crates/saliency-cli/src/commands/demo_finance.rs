@@ -7,7 +7,7 @@ mod page;
 use std::{ops::ControlFlow, path::Path, time::Instant};
 
 use burn::tensor::Device;
-use saliency_core::{BatchSize, Evaluations, Family, Needs, Recipe};
+use saliency_core::{BatchSize, Evaluations, Family, Recipe};
 use saliency_models::{
     data::{CsvOptions, Sample},
     generated::{credit, series},
@@ -149,7 +149,7 @@ fn study(
     )?;
     let samples = samples(&tabular)?;
     let (mut found, mut left_out) = (Vec::new(), Vec::new());
-    for recipe in methods() {
+    for recipe in model::demo_methods(false) {
         let name = recipe.name();
         match explain(&tabular, &samples, &recipe) {
             Ok(one) => found.push(one),
@@ -164,24 +164,13 @@ fn study(
     })
 }
 
-/// The methods of the other demo and those that need a batch: presets of the same method are
-/// left out.
-fn methods() -> Vec<Recipe> {
-    let batch = Recipe::METHODS
-        .iter()
-        .filter(|method| method.needs == Needs::Batch);
-    let batch = batch.filter_map(|method| Recipe::named(method.name).ok());
-    model::demo_methods(false)
-        .into_iter()
-        .chain(batch)
-        .collect()
-}
-
 fn explain(tabular: &Tabular, samples: &[Sample], recipe: &Recipe) -> Result<Found, Error> {
     let recipe = tabular.fitted(recipe.clone(), |_| false)?;
-    let name = recipe
-        .info()
-        .map_or_else(|| recipe.name(), |info| info.name.into());
+    let name = match (&recipe, recipe.info()) {
+        // Its forms have names of their own.
+        (Recipe::SmoothGrad(_), _) | (_, None) => recipe.name(),
+        (_, Some(info)) => info.name.into(),
+    };
     let label = name.clone();
     let progress = progress::callback(&label);
     let run = saliency_core::Run::new().progress(&progress);
