@@ -102,7 +102,7 @@ fn assert_ranks(name: &str, model: &SavedModel, samples: &[Sample]) {
         Recipe::named("input-x-gradient").unwrap(),
         Recipe::named("deeplift")
             .unwrap()
-            .with("baseline", serde_json::to_value(reference).unwrap())
+            .with("baselines", serde_json::json!([reference]))
             .unwrap(),
     ];
     for method in methods {
