@@ -182,7 +182,7 @@ fn explain(tabular: &Tabular, samples: &[Sample], recipe: &Recipe) -> Result<Fou
         let is_whole = one.attribution.columns == tabular.columns;
         let per_step = one.attribution.sources.len() == steps && tabular.is_sequence();
         let fits = one.attribution.sources.len() == steps;
-        if !(is_whole && fits) && !per_step {
+        if !(per_step || is_whole && fits) {
             return Err(Error::Usage(
                 "its map is of a layer, not of the input".into(),
             ));
