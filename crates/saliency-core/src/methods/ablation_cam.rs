@@ -62,8 +62,8 @@ pub enum ChannelFill {
 /// let device = Device::flex();
 /// let mut head = LinearConfig::new(2, 1).with_bias(false).init(&device);
 /// head.weight = Param::from_tensor(Tensor::from_floats([[3.0], [-1.5]], &device));
-/// let x = Tensor::<3>::from_floats([[[1.0, 0.0, 3.0], [0.0, 4.0, 0.0]]], &device);
-/// let graph = Graph::trace(&head, |m, x| m.forward(relu(x).mean_dim(2).flatten(1, 2)), &x)?;
+/// let x = Tensor::<3>::from_floats([[[1.0, 0.0], [0.0, 4.0], [3.0, 0.0]]], &device);
+/// let graph = Graph::trace(&head, |m, x| m.forward(relu(x).mean_dim(1).flatten(1, 2)), &x)?;
 /// // Of the score 4 - 2, the channels have 4 and -2.
 /// let map = AblationCam::new().layer("relu_1").relu(false).explain(&graph, x, 0)?;
 /// for (value, want) in map.to_vec()?.iter().zip([2.0, -4.0, 6.0]) {

@@ -36,8 +36,8 @@ use crate::{
 /// let device = Device::flex();
 /// let head = LinearConfig::new(2, 1).init(&device);
 /// // The second channel is twice the first one: there is one component, (1, 2) / sqrt 5.
-/// let x = Tensor::<3>::from_floats([[[1.0, 0.0, 3.0], [2.0, 0.0, 6.0]]], &device);
-/// let graph = Graph::trace(&head, |m, x| m.forward(relu(x).mean_dim(2).flatten(1, 2)), &x)?;
+/// let x = Tensor::<3>::from_floats([[[1.0, 2.0], [0.0, 0.0], [3.0, 6.0]]], &device);
+/// let graph = Graph::trace(&head, |m, x| m.forward(relu(x).mean_dim(1).flatten(1, 2)), &x)?;
 /// let map = EigenCam::new().layer("relu_1").centred(false).explain(&graph, x, 0)?;
 /// for (value, want) in map.to_vec()?.iter().zip([1.0, 0.0, 3.0]) {
 ///     assert!((value - want * 5.0_f32.sqrt()).abs() < 1e-5);

@@ -42,8 +42,8 @@ pub enum Alphas {
 /// let device = Device::flex();
 /// let mut head = LinearConfig::new(2, 1).with_bias(false).init(&device);
 /// head.weight = Param::from_tensor(Tensor::from_floats([[3.0], [-1.5]], &device));
-/// let x = Tensor::<3>::from_floats([[[1.0, -2.0, 3.0], [0.0, 4.0, -1.0]]], &device);
-/// let graph = Graph::trace(&head, |m, x| m.forward(relu(x).mean_dim(2).flatten(1, 2)), &x)?;
+/// let x = Tensor::<3>::from_floats([[[1.0, 0.0], [-2.0, 4.0], [3.0, -1.0]]], &device);
+/// let graph = Graph::trace(&head, |m, x| m.forward(relu(x).mean_dim(1).flatten(1, 2)), &x)?;
 /// let map = GradCamPlusPlus::new().layer("relu_1").explain(&graph, x, 0)?;
 /// // alpha = 1 / (2 + 4) at each of three places of the first channel, whose gradient is 1.
 /// for (value, want) in map.to_vec()?.iter().zip([0.5, 0.0, 1.5]) {

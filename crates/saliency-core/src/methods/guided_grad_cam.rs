@@ -30,10 +30,10 @@ use crate::{
 /// let device = Device::flex();
 /// let mut head = LinearConfig::new(2, 1).with_bias(false).init(&device);
 /// head.weight = Param::from_tensor(Tensor::from_floats([[3.0], [-1.5]], &device));
-/// let x = Tensor::<3>::from_floats([[[1.0, -2.0, 3.0], [0.0, 4.0, -1.0]]], &device);
-/// let graph = Graph::trace(&head, |m, x| m.forward(relu(x).mean_dim(2).flatten(1, 2)), &x)?;
+/// let x = Tensor::<3>::from_floats([[[1.0, 0.0], [-2.0, 4.0], [3.0, -1.0]]], &device);
+/// let graph = Graph::trace(&head, |m, x| m.forward(relu(x).mean_dim(1).flatten(1, 2)), &x)?;
 /// let map = GuidedGradCam::new().layer("relu_1").explain(&graph, x, 0)?;
-/// assert_eq!(map.to_vec()?, [1.0, 0.0, 3.0, 0.0, 0.0, 0.0]);
+/// assert_eq!(map.to_vec()?, [1.0, 0.0, 0.0, 0.0, 3.0, 0.0]);
 /// # Ok::<(), saliency_core::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

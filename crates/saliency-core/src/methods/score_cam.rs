@@ -50,8 +50,8 @@ pub enum ScoreWeights {
 /// let device = Device::flex();
 /// let mut head = LinearConfig::new(2, 1).with_bias(false).init(&device);
 /// head.weight = Param::from_tensor(Tensor::from_floats([[3.0], [-1.5]], &device));
-/// let x = Tensor::<3>::from_floats([[[1.0, 0.0, 2.0], [0.0, 4.0, 0.0]]], &device);
-/// let graph = Graph::trace(&head, |m, x| m.forward(relu(x).mean_dim(2).flatten(1, 2)), &x)?;
+/// let x = Tensor::<3>::from_floats([[[1.0, 0.0], [0.0, 4.0], [2.0, 0.0]]], &device);
+/// let graph = Graph::trace(&head, |m, x| m.forward(relu(x).mean_dim(1).flatten(1, 2)), &x)?;
 /// // Masks (0.5, 0, 1) and (0, 1, 0) leave scores of 2.5 and -2.
 /// let cam = ScoreCam::new().layer("relu_1").weights(ScoreWeights::Increase).relu(false);
 /// let map = cam.explain(&graph, x, 0)?;
