@@ -5,6 +5,7 @@ use crate::{
     attribution::Attribution,
     columns::Columns,
     error::Error,
+    features::Features,
     host::widened,
     reduce::{Reduction, reduce},
 };
@@ -118,11 +119,30 @@ impl<const D: usize> Attribution<D> {
     fn sources(&self, columns: &Columns) -> Result<Vec<Vec<Vec<f64>>>, Error> {
         let [rows, count] = [self.values.dims()[0], columns.names().len()];
         let values = self.values.clone();
-        let values = values.try_into_vec_as::<f64>().map_err(Error::device)?;
+        let mut values = values.try_into_vec_as::<f64>().map_err(Error::device)?;
+        if let Some(sizes) = self.group_sizes() {
+            let sizes = sizes.iter().cycle();
+            values
+                .iter_mut()
+                .zip(sizes)
+                .for_each(|(v, size)| *v /= size);
+        }
         let steps = values.chunks(count).map(|step| columns.summed(step));
         let steps: Vec<Vec<f64>> = steps.collect();
         let per_row = steps.len() / rows.max(1);
         Ok(steps.chunks(per_row).map(<[_]>::to_vec).collect())
+    }
+
+    /// Where the method took groups of values away together, each value of a group has the
+    /// whole group's: how many there are of each in a row, so that a group counts once.
+    fn group_sizes(&self) -> Option<Vec<f64>> {
+        let given = self.recipe.options().get("features")?.clone();
+        let Ok(Features::Given(ids)) = serde_json::from_value(given) else {
+            return None;
+        };
+        let row: usize = self.values.dims()[1..].iter().product();
+        let size = |id: &usize| ids.iter().filter(|other| *other == id).count() as f64;
+        (ids.len() == row).then(|| ids.iter().map(size).collect())
     }
 
     fn of_sources(&self) -> Result<Vec<Vec<Contribution>>, Error> {
@@ -259,7 +279,7 @@ impl Attribution<3> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{InputXGradient, Method, Target};
+    use crate::{FeatureAblation, InputXGradient, Method, Target};
     use burn::tensor::{Device, TensorData};
 
     fn series() -> Attribution<3> {
@@ -270,6 +290,23 @@ mod tests {
         let map = InputXGradient.explain(&sum, x, Target::Regression).unwrap();
         let columns = Columns::grouped([("a", "a"), ("b=1", "b"), ("b=2", "b")]);
         map.with_columns(columns).unwrap()
+    }
+
+    #[test]
+    fn what_was_taken_away_together_counts_once() {
+        let weights = Tensor::<2>::from_floats([[2.0, 1.0, -4.0]], &Device::flex());
+        let score = |x: Tensor<2>| (x * weights.clone()).sum_dim(1);
+        let x = Tensor::<2>::from_floats([[3.0, 1.0, 0.5], [1.0, 0.0, 1.0]], &Device::flex());
+        let columns = Columns::grouped([("a", "a"), ("b=1", "b"), ("b=2", "b")]);
+        let map = FeatureAblation::new()
+            .features(columns.features(1))
+            .explain(&score, x, Target::Regression)
+            .unwrap()
+            .with_columns(columns)
+            .unwrap();
+        let found = map.contributions().unwrap();
+        let values: Vec<f64> = found.iter().flatten().map(|c| c.value).collect();
+        assert_eq!(values, [6.0, -1.0, 2.0, -4.0]);
     }
 
     #[test]
