@@ -236,7 +236,7 @@ pub enum Format {
     Png,
     /// Results and statistics
     Json,
-    /// Signed attributions [C, H, W], [F] or [T, F], numpy
+    /// Signed attributions, C x H x W, F or T x F, numpy
     Npy,
     /// Signed attributions and reduced map, safetensors
     Safetensors,

@@ -16,7 +16,7 @@
 //! | `branch`, `distance`, `weekday` | none |
 //!
 //! The rule is additive, so a column's Shapley value (whatever the other columns are) is its
-//! effect less its mean effect: [`Applicant::contributions`]. Its [importance](importance) is
+//! effect less its mean effect: [`Applicant::contributions`]. Its [importance] is
 //! the standard deviation of its effect, the square root of its share in the ANOVA
 //! decomposition of s.
 
