@@ -73,7 +73,7 @@ impl Plan {
         let (rows, device) = (input.dims()[0], input.device());
         let values = input.try_into_vec_as::<f32>().expect("a readable input");
         let mut outputs = Vec::new();
-        for range in parts(rows) {
+        for range in self.parts(rows) {
             outputs.extend(self.forward(part_of(&values, rows, &range), range.len()));
         }
         let shape = [rows, outputs.len() / rows];
@@ -90,7 +90,7 @@ impl Plan {
         let values = input.try_into_vec_as::<f32>().map_err(Error::device)?;
         let tap = node.map(|node| self.named[node]);
         let (mut outputs, mut tape) = (Vec::new(), None::<Tape>);
-        for range in parts(rows) {
+        for range in self.parts(rows) {
             let values = part_of(&values, rows, &range);
             let (some, recorded) = self.forward_taped(values, range.len(), tap);
             outputs.extend(some);
@@ -116,7 +116,7 @@ impl Plan {
         let rows = shape[0];
         let seed = seed.try_into_vec_as::<f32>().map_err(Error::device)?;
         let mut values = Vec::with_capacity(shape.iter().product());
-        for range in parts(rows) {
+        for range in self.parts(rows) {
             let seed = part_of(&seed, rows, &range);
             let part = match range.len() == rows {
                 true => self.backward(tape, seed, rule),
@@ -142,7 +142,7 @@ impl Plan {
         let rows = shape[0];
         let values = input.try_into_vec_as::<f32>().map_err(Error::device)?;
         let (mut outputs, mut gradient) = (Vec::new(), Vec::with_capacity(values.len()));
-        for range in parts(rows) {
+        for range in self.parts(rows) {
             let (some, tape) =
                 self.forward_taped(part_of(&values, rows, &range), range.len(), None);
             let width = some.len() / range.len();
@@ -183,19 +183,28 @@ impl Plan {
         Ok((Tensor::from_data(values, &device), gradient))
     }
 
+    /// The rows that go through at once.
+    fn parts(&self, rows: usize) -> impl Iterator<Item = Range<usize>> + use<> {
+        let largest = self.buffers.iter().map(Geometry::len).max().unwrap_or(1);
+        let most = LARGEST / (size_of::<f32>() * largest.max(1));
+        parts(rows, most.clamp(1, ROWS))
+    }
+
     fn with(graph: &Graph, isa: Isa) -> Option<Self> {
         compile::compile(&graph.folded(), isa)
     }
 }
 
-/// Rows that go through at once: more would not fit the caches, fewer would read the weights
-/// more often.
-const ROWS: usize = 2;
+/// Most rows that go through at once: fewer would read and split the weights more often, more
+/// would gain nothing.
+const ROWS: usize = 8;
+/// Bytes that all rows of the largest activation may take.
+const LARGEST: usize = 32 << 20;
 
-fn parts(rows: usize) -> impl Iterator<Item = Range<usize>> {
-    (0..rows)
-        .step_by(ROWS)
-        .map(move |start| start..(start + ROWS).min(rows))
+/// `rows` in parts of at most `most`, as equal as can be.
+fn parts(rows: usize, most: usize) -> impl Iterator<Item = Range<usize>> {
+    let count = rows.div_ceil(most);
+    (0..count).map(move |part| part * rows / count..(part + 1) * rows / count)
 }
 
 /// The values of some of the rows.
