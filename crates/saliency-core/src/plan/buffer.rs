@@ -107,6 +107,41 @@ impl Buffer {
         planes
     }
 
+    /// The channels of a line of positions.
+    pub fn line(&self, row: usize, y: usize) -> &[f32] {
+        let at = self.geometry.at(row, y as isize, 0);
+        &self.data[at..at + self.geometry.width * self.geometry.channels]
+    }
+
+    /// Calls `work` with row, line and the channels of all its positions, lines side by side.
+    pub fn each_line(&mut self, work: impl Fn(usize, usize, &mut [f32]) + Sync) {
+        let Geometry {
+            height,
+            width,
+            channels,
+            halo,
+        } = self.geometry;
+        let (pitch, side, len) = (self.geometry.pitch(), halo * channels, width * channels);
+        self.data
+            .par_chunks_mut(self.geometry.len())
+            .enumerate()
+            .flat_map(|(row, data)| {
+                let lines = data[halo * pitch..][..height * pitch].par_chunks_mut(pitch);
+                lines.enumerate().map(move |(y, line)| (row, y, line))
+            })
+            .for_each(|(row, y, line)| work(row, y, &mut line[side..][..len]));
+    }
+
+    /// Where the values of a row's memory `[positions][channels]` lie, border and all.
+    pub fn place(&self, row: usize, offset: usize) -> usize {
+        let Geometry {
+            width, channels, ..
+        } = self.geometry;
+        let (position, channel) = (offset / channels, offset % channels);
+        let (y, x) = (position / width, position % width);
+        self.geometry.at(row, y as isize, x as isize) + channel
+    }
+
     /// The channels of one position.
     pub fn pixel(&self, row: usize, y: usize, x: usize) -> &[f32] {
         let at = self.geometry.at(row, y as isize, x as isize);

@@ -1,21 +1,28 @@
 //! A graph compiled for the CPU: the forward pass and the input gradient of convolutional
-//! networks in f32, without a tape.
+//! networks and vision transformers in f32, without a tape.
 //!
-//! BatchNorm is folded, convolutions are fused with bias, residual addition and ReLU, weights
-//! are packed once for the inner loop, activations lie as `[rows, height, width, channels]`
-//! with a border of zeros from end to end, and of the forward pass only the signs of ReLUs (one
-//! bit each) and the places of maxima (one byte each) are kept. Graphs with other operations
+//! BatchNorm is folded, convolutions and linear layers are fused with bias, residual addition
+//! and ReLU, weights are packed once for the inner loop, activations lie as `[rows, height,
+//! width, channels]` with a border of zeros from end to end, and of the forward pass only the
+//! signs of ReLUs (one bit each), the places of maxima (one byte each) and what other
+//! activations, LayerNorm and attention need are kept. Graphs with other operations
 //! have no plan, and run on Burn's own operations, as they do on every other device.
 
+mod activate;
+mod affine;
+mod attention;
 mod back;
 mod buffer;
 mod compile;
 mod elementwise;
 mod kernel;
+mod normalise;
 mod profile;
 mod run;
+mod step;
 mod sweep;
 mod tiled;
+mod view;
 
 #[cfg(test)]
 mod tests;
@@ -28,8 +35,8 @@ use std::{
 };
 
 use buffer::Geometry;
-use compile::Step;
 use kernel::Isa;
+use step::Step;
 
 use burn::tensor::{Tensor, TensorData};
 
@@ -48,6 +55,8 @@ pub(crate) struct Plan {
     buffers: Vec<Geometry>,
     gradients: Vec<Geometry>,
     steps: Vec<Step>,
+    /// Floats that the backward pass of each row needs of the forward pass, besides bits.
+    kept: usize,
     /// Buffers of nodes that have one to themselves.
     named: HashMap<String, usize>,
     first_reader: Vec<usize>,
@@ -186,7 +195,7 @@ impl Plan {
     /// The rows that go through at once.
     fn parts(&self, rows: usize) -> impl Iterator<Item = Range<usize>> + use<> {
         let largest = self.buffers.iter().map(Geometry::len).max().unwrap_or(1);
-        let most = LARGEST / (size_of::<f32>() * largest.max(1));
+        let most = (LARGEST / largest.max(1)).min(KEPT / self.kept.max(1)) / size_of::<f32>();
         parts(rows, most.clamp(1, ROWS))
     }
 
@@ -200,6 +209,8 @@ impl Plan {
 const ROWS: usize = 8;
 /// Bytes that all rows of the largest activation may take.
 const LARGEST: usize = 32 << 20;
+/// Bytes that all that is kept for the backward pass may take.
+const KEPT: usize = 128 << 20;
 
 /// `rows` in parts of at most `most`, as equal as can be.
 fn parts(rows: usize, most: usize) -> impl Iterator<Item = Range<usize>> {

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Plan, compile::Step, run::ReluRule};
+use super::{Plan, run::ReluRule, step::Step};
 
 /// When each step of a pass began, where someone asks.
 #[derive(Debug, Default)]
@@ -95,7 +95,17 @@ impl Plan {
             Step::Mean { .. } => (None, "mean".into(), 0),
             Step::Add { .. } => (None, "add".into(), 0),
             Step::Relu { .. } => (None, "relu".into(), 0),
+            Step::Activate { function, .. } => (None, function.name().into(), 0),
+            Step::Affine { .. } => (None, "affine".into(), 0),
+            Step::Norm { .. } => (None, "layer_norm".into(), 0),
+            Step::Attention(attention) => {
+                let (heads, size) = (attention.heads, attention.size);
+                let (queries, keys) = (attention.queries.positions, attention.keys.positions);
+                let kind = format!("attention, {heads} of {size}, {queries} to {keys}");
+                (None, kind, 4 * rows * heads * size * queries * keys)
+            }
             Step::Copy { .. } => (None, "copy".into(), 0),
+            Step::Fill { .. } => (None, "fill".into(), 0),
         };
         StepTimes {
             name,

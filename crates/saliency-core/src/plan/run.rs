@@ -1,12 +1,16 @@
 //! Running a plan forward and back.
 
 use super::{
-    Plan,
+    Plan, activate,
+    affine::{affine, scale},
+    attention::{attend, attend_back, spread},
     back::{Back, columns},
     buffer::{Bits, Buffer, Geometry},
-    compile::{Conv, Place, Step},
     elementwise::{combine, max_pool, max_pool_back, mean, mean_back, rectify},
+    normalise::{norm, norm_back},
+    step::{Conv, Place, Step},
     sweep::{Epilogue, Reads, Relu, Weights, Writes, sweep},
+    view::Strided,
 };
 
 /// What a forward pass keeps for the backward pass.
@@ -19,6 +23,8 @@ pub(crate) struct Tape {
     bits: Vec<Option<Bits>>,
     /// By step: which element of its window each maximum was.
     maxima: Vec<Option<Vec<u8>>>,
+    /// By step: what else its derivative needs, as much for each row.
+    kept: Vec<Vec<f32>>,
 }
 
 impl Tape {
@@ -48,6 +54,11 @@ impl Tape {
                 .map(|(buffer, values)| (*buffer, chosen(values, self.rows, rows))),
             bits: self.bits.iter().map(|b| b.as_ref().map(bits)).collect(),
             maxima: self.maxima.iter().map(|m| m.as_ref().map(maxima)).collect(),
+            kept: self
+                .kept
+                .iter()
+                .map(|kept| chosen(kept, self.rows, rows))
+                .collect(),
         }
     }
 
@@ -66,6 +77,9 @@ impl Tape {
             if let (Some(maxima), Some(more)) = (maxima, more) {
                 maxima.extend(more);
             }
+        }
+        for (kept, more) in self.kept.iter_mut().zip(other.kept) {
+            kept.extend(more);
         }
     }
 }
@@ -110,6 +124,7 @@ impl Plan {
             rows,
             bits: vec![None; self.buffers.len()],
             maxima: vec![None; self.steps.len()],
+            kept: vec![Vec::new(); self.steps.len()],
         };
         let mut buffers: Vec<Option<Buffer>> = vec![None; self.buffers.len()];
         let mut first = self.take(self.buffers[self.input], rows, false);
@@ -120,11 +135,7 @@ impl Plan {
             let target = step.writes();
             let mut to = match buffers[target].take() {
                 Some(buffer) => buffer,
-                None => self.take(
-                    self.buffers[target],
-                    rows,
-                    matches!(step, Step::Copy { .. }),
-                ),
+                None => self.take(self.buffers[target], rows, step.is_partial()),
             };
             let mut bits = match self.rectified[target] {
                 true => Some(
@@ -176,18 +187,57 @@ impl Plan {
                     let relu = bits.as_mut().map_or(Relu::No, Relu::Forward);
                     combine(self.isa, from(*source), None, false, relu, &mut to);
                 }
+                Step::Activate {
+                    from: source,
+                    function,
+                    ..
+                } => {
+                    let kept =
+                        activate::activate(self.isa, *function, from(*source), &mut to, keep);
+                    tape.kept[index] = kept;
+                }
+                Step::Affine {
+                    from: source,
+                    scale,
+                    shift,
+                    ..
+                } => affine(from(*source), scale.as_deref(), shift.as_deref(), &mut to),
+                Step::Norm {
+                    from: source,
+                    gamma,
+                    beta,
+                    epsilon,
+                    ..
+                } => {
+                    let factors = [gamma, beta.as_deref().unwrap_or_default()];
+                    let kept = norm(self.isa, from(*source), factors, *epsilon, &mut to, keep);
+                    tape.kept[index] = kept;
+                }
+                Step::Attention(attention) => {
+                    let parts = [attention.queries, attention.keys, attention.values];
+                    let kept = attend(
+                        self.isa,
+                        attention,
+                        parts.map(|heads| from(heads.buffer)),
+                        &mut to,
+                    );
+                    if keep {
+                        tape.kept[index] = kept;
+                    }
+                }
                 Step::Copy {
                     from: source,
                     to: place,
-                    step,
-                } => {
-                    let source_buffer = from(source.buffer);
-                    each_pixel(&to.geometry.clone(), rows, |row, y, x| {
-                        let values = source_buffer.pixel(row, y * step[0], x * step[1]);
-                        let values = &values[source.channel..][..source.channels];
-                        to.pixel_mut(row, y, x)[place.channel..][..place.channels]
-                            .copy_from_slice(values);
-                    });
+                    first,
+                } => copy(from(source.buffer), source, &mut to, *place, *first),
+                Step::Fill { first, values, .. } => {
+                    for row in 0..rows {
+                        let channels = to.geometry.channels;
+                        for (position, values) in values.chunks_exact(channels).enumerate() {
+                            let at = to.place(row, (first + position) * channels);
+                            to.data[at..at + channels].copy_from_slice(values);
+                        }
+                    }
                 }
             }
             if keep {
@@ -230,7 +280,7 @@ impl Plan {
             if step.writes() == end {
                 break;
             }
-            let Some(arrived) = gradients[step.writes()].take() else {
+            let Some(mut arrived) = gradients[step.writes()].take() else {
                 continue;
             };
             // The last to add to a gradient applies the ReLU that made the values.
@@ -256,12 +306,7 @@ impl Plan {
                         self.hand_on(arrived, to, relu(residual));
                         continue;
                     }
-                    if conv.to.channels != arrived.geometry.channels && !self.is_first(index) {
-                        // Other parts of a concatenation still need it.
-                        gradients[conv.to.buffer] = Some(arrived);
-                        continue;
-                    }
-                    self.give(Some(arrived));
+                    self.keep_parts(index, arrived, &mut gradients);
                 }
                 Step::MaxPool { from, strides, .. } => {
                     let mut to = self.accumulator(&mut gradients[*from], *from, rows);
@@ -290,20 +335,47 @@ impl Plan {
                 Step::Relu { from, .. } => {
                     self.hand_on(arrived, &mut gradients[*from], relu(*from));
                 }
-                Step::Copy { from, to, step } => {
-                    let mut target =
-                        self.accumulator(&mut gradients[from.buffer], from.buffer, rows);
-                    each_pixel(&arrived.geometry.clone(), rows, |row, y, x| {
-                        let values = &arrived.pixel(row, y, x)[to.channel..][..to.channels];
-                        let place = target.pixel_mut(row, y * step[0], x * step[1]);
-                        for (to, value) in place[from.channel..].iter_mut().zip(values) {
-                            *to += value;
-                        }
-                    });
-                    rectify(self.isa, &mut target, relu(from.buffer));
-                    gradients[from.buffer] = Some(target);
+                Step::Activate { from, function, .. } => {
+                    let guided = rule == ReluRule::Guided && function.is_bounded_relu();
+                    activate::pass_back(&tape.kept[index], guided, &mut arrived);
+                    self.hand_on(arrived, &mut gradients[*from], relu(*from));
+                }
+                Step::Affine {
+                    from, scale: by, ..
+                } => {
+                    if let Some(by) = by {
+                        scale(by, &mut arrived);
+                    }
+                    self.hand_on(arrived, &mut gradients[*from], relu(*from));
+                }
+                Step::Norm { from, gamma, .. } => {
+                    norm_back(self.isa, &tape.kept[index], gamma, &mut arrived);
+                    self.hand_on(arrived, &mut gradients[*from], relu(*from));
+                }
+                Step::Attention(attention) => {
+                    let parts = [attention.queries, attention.keys, attention.values];
+                    let found = attend_back(self.isa, attention, &tape.kept[index], &arrived);
+                    for (heads, found) in parts.iter().zip(&found) {
+                        let so_far = &mut gradients[heads.buffer];
+                        let mut to = self.accumulator(so_far, heads.buffer, rows);
+                        spread(attention, found, *heads, &mut to);
+                        gradients[heads.buffer] = Some(to);
+                    }
+                    for buffer in attention.buffers() {
+                        let to = gradients[buffer].as_mut().expect("it was just added to");
+                        rectify(self.isa, to, relu(buffer));
+                    }
                     self.give(Some(arrived));
                 }
+                Step::Copy { from, to, first } => {
+                    let so_far = &mut gradients[from.buffer];
+                    let mut target = self.accumulator(so_far, from.buffer, rows);
+                    copy_back(&arrived, *to, *first, from, &mut target);
+                    rectify(self.isa, &mut target, relu(from.buffer));
+                    gradients[from.buffer] = Some(target);
+                    self.keep_parts(index, arrived, &mut gradients);
+                }
+                Step::Fill { .. } => self.keep_parts(index, arrived, &mut gradients),
             }
         }
         match gradients[end].take() {
@@ -321,12 +393,14 @@ impl Plan {
         }
     }
 
-    /// Whether no earlier step writes to the same buffer.
-    fn is_first(&self, index: usize) -> bool {
+    /// What arrived at a step stays where earlier steps write other parts of the same buffer.
+    fn keep_parts(&self, index: usize, arrived: Buffer, gradients: &mut [Option<Buffer>]) {
         let buffer = self.steps[index].writes();
-        !self.steps[..index]
-            .iter()
-            .any(|step| step.writes() == buffer)
+        let others = self.steps[..index].iter().any(|s| s.writes() == buffer);
+        match others {
+            true => gradients[buffer] = Some(arrived),
+            false => self.give(Some(arrived)),
+        }
     }
 
     fn conv_back(&self, conv: &Conv, gradient: &Buffer, to: &mut Option<Buffer>, relu: Relu) {
@@ -481,6 +555,33 @@ fn clear_border(buffer: &mut Buffer) {
     }
 }
 
+/// Values of a buffer to some channels of another one, from its position `first` on.
+fn copy(from: &Buffer, strided: &Strided, to: &mut Buffer, place: Place, first: usize) {
+    let channels = to.geometry.channels;
+    for (position, start) in strided.starts().into_iter().enumerate() {
+        for row in 0..from.rows {
+            let at = to.place(row, (first + position) * channels + place.channel);
+            let out = &mut to.data[at..at + strided.channels];
+            for (c, out) in out.iter_mut().enumerate() {
+                *out = from.data[from.place(row, start + c * strided.spacing)];
+            }
+        }
+    }
+}
+
+/// Adds the gradient at what [`copy`] wrote to that at where it came from.
+fn copy_back(gradient: &Buffer, place: Place, first: usize, strided: &Strided, to: &mut Buffer) {
+    let channels = gradient.geometry.channels;
+    for (position, start) in strided.starts().into_iter().enumerate() {
+        for row in 0..to.rows {
+            let at = gradient.place(row, (first + position) * channels + place.channel);
+            for c in 0..strided.channels {
+                let target = to.place(row, start + c * strided.spacing);
+                to.data[target] += gradient.data[at + c];
+            }
+        }
+    }
+}
 fn each_pixel(geometry: &Geometry, rows: usize, mut work: impl FnMut(usize, usize, usize)) {
     for row in 0..rows {
         for y in 0..geometry.height {

@@ -191,3 +191,177 @@ mod shapes {
         }
     }
 }
+
+mod tokens {
+    use burn::{
+        module::Module,
+        nn::{
+            BatchNorm, BatchNormConfig, LayerNorm, LayerNormConfig, Linear, LinearConfig,
+            conv::{Conv2d, Conv2dConfig},
+            transformer::{TransformerEncoder, TransformerEncoderConfig, TransformerEncoderInput},
+        },
+        tensor::{
+            Device, Tensor,
+            activation::{gelu, hard_sigmoid, leaky_relu, relu, sigmoid, silu, tanh},
+        },
+    };
+
+    use super::*;
+
+    /// Values that no initialisation leaves at zero or one.
+    fn noise<const D: usize>(shape: [usize; D], stream: usize) -> Tensor<D> {
+        let values = crate::noise::standard_normal(17, stream, shape.iter().product());
+        let data = burn::tensor::TensorData::new(values, shape);
+        Tensor::from_data(data, &Device::flex())
+    }
+
+    /// Every instruction set against Burn in f64: outputs, gradients, rows one by one.
+    fn agrees(graph: &Graph, x: Tensor<4>) {
+        let rows = x.dims()[0];
+        let wide = graph.cast(burn::tensor::DType::F64);
+        let wide_x = x.clone().cast(burn::tensor::DType::F64);
+        let want_outputs = wide.forward(wide_x.clone()).cast(x.dtype());
+        let columns = want_outputs.dims()[1];
+        let want = Gradient.explain(&wide, wide_x, 1).unwrap();
+        let want = want.values.cast(x.dtype());
+        for isa in Isa::all() {
+            let plan = Plan::with(graph, isa).expect("a plan");
+            let (outputs, tape) = plan.forward_taped(&host(&x), rows, None);
+            assert_eq!(outputs, plan.forward(&host(&x), rows));
+            let outputs = Tensor::<1>::from_floats(&outputs[..], &Device::flex());
+            assert_close(outputs.reshape([rows, columns]), want_outputs.clone(), 1e-5);
+            let seed: Vec<f32> = (0..rows * columns)
+                .map(|i| f32::from(u8::from(i % columns == 1)))
+                .collect();
+            let got = plan.backward(&tape, &seed, ReluRule::Derivative);
+            let values = Tensor::<1>::from_floats(&got[..], &Device::flex()).reshape(x.dims());
+            assert_close(values, want.clone(), 2e-5);
+            let last = tape.select(&[rows - 1]);
+            let alone = plan.backward(&last, &seed[..columns], ReluRule::Derivative);
+            let len = got.len() / rows;
+            let end = got[got.len() - len..].iter();
+            assert!(
+                alone
+                    .iter()
+                    .zip(end)
+                    .all(|(a, b)| (a - b).abs() < 1e-6 * b.abs().max(1.0))
+            );
+        }
+    }
+
+    #[derive(Module, Debug)]
+    struct Vit {
+        patches: Conv2d,
+        token: Tensor<3>,
+        places: Tensor<3>,
+        encoder: TransformerEncoder,
+        norm: LayerNorm,
+        head: Linear,
+        pooled: bool,
+    }
+
+    impl Vit {
+        fn new(norm_first: bool, pooled: bool) -> Self {
+            let device = Device::flex();
+            Vit {
+                patches: Conv2dConfig::new([3, 24], [4, 4])
+                    .with_stride([4, 4])
+                    .init(&device),
+                token: noise([1, 1, 24], 1),
+                places: noise([1, 13, 24], 2),
+                encoder: TransformerEncoderConfig::new(24, 40, 3, 2)
+                    .with_norm_first(norm_first)
+                    .init(&device),
+                norm: LayerNormConfig::new(24).init(&device),
+                head: LinearConfig::new(24, 5).init(&device),
+                pooled,
+            }
+        }
+
+        fn forward(&self, x: Tensor<4>) -> Tensor<2> {
+            let rows = x.dims()[0];
+            let patches: Tensor<3> = self.patches.forward(x).flatten(2, 3);
+            let token = self.token.clone().expand([rows, 1, 24]);
+            let tokens = Tensor::cat(vec![token, patches.swap_dims(1, 2)], 1);
+            let tokens = tokens + self.places.clone();
+            let tokens = self.encoder.forward(TransformerEncoderInput::new(tokens));
+            let token = match self.pooled {
+                true => tokens.mean_dim(1),
+                false => tokens.narrow(1, 0, 1),
+            };
+            self.head
+                .forward(self.norm.forward(token.squeeze_dim::<2>(1)))
+        }
+    }
+
+    #[test]
+    fn vision_transformers_agree() {
+        for (norm_first, pooled) in [(true, false), (false, true)] {
+            let net = Vit::new(norm_first, pooled);
+            let x = noise([3, 3, 12, 16], 5);
+            let graph = Graph::trace(&net, |m, x| m.forward(x), &x).unwrap();
+            agrees(&graph, x);
+        }
+    }
+
+    #[derive(Module, Debug)]
+    struct Smooth {
+        first: Conv2d,
+        norm: BatchNorm,
+        inner: Conv2d,
+        wide: Conv2d,
+        head: Linear,
+        which: usize,
+    }
+
+    impl Smooth {
+        fn function(&self, x: Tensor<4>) -> Tensor<4> {
+            match self.which {
+                0 => silu(x),
+                1 => gelu(x),
+                2 => sigmoid(x),
+                3 => tanh(x),
+                4 => leaky_relu(x, 0.2),
+                5 => x.clamp(0.0, 0.5),
+                6 => hard_sigmoid(x, 0.3, 0.4),
+                7 => x.clone() * hard_sigmoid(x, 1.0 / 6.0, 0.5),
+                _ => relu(x),
+            }
+        }
+
+        /// With BatchNorm before a convolution, a dense concatenation, numbers and a transposed
+        /// flattening.
+        fn forward(&self, x: Tensor<4>) -> Tensor<2> {
+            let x = self.first.forward(x);
+            let y = self
+                .inner
+                .forward(self.function(self.norm.forward(x.clone())));
+            let x = Tensor::cat(vec![x, self.function(y.mul_scalar(0.7).add_scalar(0.1))], 1);
+            let z = self.function(self.wide.forward(x.clone()));
+            let x = z.clone() + self.function(z) + x;
+            let flat: Tensor<2> = x.swap_dims(1, 2).flatten(1, 3);
+            self.head.forward(flat)
+        }
+    }
+
+    #[test]
+    fn smooth_activations_and_dense_concatenations_agree() {
+        let device = Device::flex();
+        for which in 0..9 {
+            let mut norm = BatchNormConfig::new(5).init(&device);
+            norm.gamma = norm.gamma.map(|_| noise([5], 1));
+            norm.beta = norm.beta.map(|_| noise([5], 2));
+            let net = Smooth {
+                first: Conv2dConfig::new([2, 5], [3, 3]).init(&device),
+                norm,
+                inner: Conv2dConfig::new([5, 4], [1, 1]).init(&device),
+                wide: Conv2dConfig::new([9, 9], [1, 1]).init(&device),
+                head: LinearConfig::new(9 * 4 * 5, 3).init(&device),
+                which,
+            };
+            let x = noise([2, 2, 6, 7], 3).mul_scalar(2.0);
+            let graph = Graph::trace(&net, |m, x| m.forward(x), &x).unwrap();
+            agrees(&graph, x);
+        }
+    }
+}

@@ -53,32 +53,23 @@ unsafe fn block<const M: usize>(tile: Tile, sums: &mut Sums) {
 }
 
 pub(super) fn finish(finish: Finish) {
-    // SAFETY: the machine has the instructions; the function itself is safe code that the
-    // compiler may vectorise with them.
-    unsafe { vectorised(finish) }
-}
-
-#[target_feature(enable = "avx2,fma")]
-unsafe fn vectorised(finish: Finish) {
-    portable::finish(finish);
+    vectorised(|| portable::finish(finish));
 }
 
 pub(super) fn pool(pool: Pool) {
-    // SAFETY: as for `finish`.
-    unsafe { vectorised_pool(pool) }
-}
-
-#[target_feature(enable = "avx2,fma")]
-unsafe fn vectorised_pool(pool: Pool) {
-    portable::pool(pool);
+    vectorised(|| portable::pool(pool));
 }
 
 pub(super) fn unpool(unpool: Unpool) {
-    // SAFETY: as for `finish`.
-    unsafe { vectorised_unpool(unpool) }
+    vectorised(|| portable::unpool(unpool));
 }
 
-#[target_feature(enable = "avx2,fma")]
-unsafe fn vectorised_unpool(unpool: Unpool) {
-    portable::unpool(unpool);
+/// Work that the compiler may vectorise with these instructions.
+pub(super) fn vectorised<R>(work: impl FnOnce() -> R) -> R {
+    #[target_feature(enable = "avx2,fma")]
+    fn inside<R>(work: impl FnOnce() -> R) -> R {
+        work()
+    }
+    // SAFETY: `Isa` picks this module only where the machine has the instructions.
+    unsafe { inside(work) }
 }

@@ -250,3 +250,13 @@ unsafe fn add_windows(overlap: Overlap) {
         }
     }
 }
+
+/// Work that the compiler may vectorise with these instructions.
+pub(super) fn vectorised<R>(work: impl FnOnce() -> R) -> R {
+    #[target_feature(enable = "avx512f")]
+    fn inside<R>(work: impl FnOnce() -> R) -> R {
+        work()
+    }
+    // SAFETY: `Isa` picks this module only where the machine has the instructions.
+    unsafe { inside(work) }
+}

@@ -14,6 +14,7 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 #[allow(unsafe_code)]
 mod avx512;
+pub(super) mod functions;
 mod portable;
 #[allow(unsafe_code)]
 mod shared;
@@ -250,6 +251,19 @@ impl Isa {
 }
 
 impl Isa {
+    /// Work whose loops the compiler vectorises with these instructions, as far as it inlines
+    /// them.
+    #[inline(always)]
+    pub fn vectorised<R>(self, work: impl FnOnce() -> R) -> R {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 | Isa::Amx => avx512::vectorised(work),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => avx2::vectorised(work),
+            _ => work(),
+        }
+    }
+
     /// Maxima.
     pub fn pool(self, pool: Pool) {
         let channels = pool.out.len();

@@ -1,0 +1,258 @@
+//! Attention: softmax(scale q k^T) v for each head.
+
+use rayon::prelude::*;
+
+use super::{
+    buffer::Buffer,
+    kernel::{Isa, POSITIONS, Tile, WIDEST},
+    normalise::{softmax, softmax_back},
+};
+
+/// Where queries, keys or values are in a buffer, position by position.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Heads {
+    pub buffer: usize,
+    /// First channel of the first head.
+    pub channel: usize,
+    /// Channels from one head to the next.
+    pub spacing: usize,
+    pub positions: usize,
+}
+
+#[derive(Debug)]
+pub(super) struct Attention {
+    pub queries: Heads,
+    pub keys: Heads,
+    pub values: Heads,
+    pub to: usize,
+    pub heads: usize,
+    /// Channels of a head.
+    pub size: usize,
+    pub scale: f32,
+}
+
+impl Attention {
+    /// Those that it reads, each once.
+    pub fn buffers(&self) -> Vec<usize> {
+        let mut all = [self.queries, self.keys, self.values]
+            .map(|heads| heads.buffer)
+            .to_vec();
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+
+    /// Floats that one head keeps: scaled queries, keys, values, softmaxes.
+    fn kept(&self) -> usize {
+        let (q, k) = (self.queries.positions, self.keys.positions);
+        (q + 2 * k) * self.size + q * k
+    }
+
+    /// Floats that a row keeps.
+    pub fn kept_of_row(&self) -> usize {
+        self.heads * self.kept()
+    }
+
+    fn parts<'a>(&self, kept: &'a [f32]) -> [&'a [f32]; 4] {
+        let (q, k) = (self.queries.positions, self.keys.positions);
+        let (queries, rest) = kept.split_at(q * self.size);
+        let (keys, rest) = rest.split_at(k * self.size);
+        let (values, softmaxes) = rest.split_at(k * self.size);
+        [queries, keys, values, softmaxes]
+    }
+
+    fn gather(&self, buffer: &Buffer, from: Heads, [row, head]: [usize; 2], out: &mut [f32]) {
+        let channel = from.channel + head * from.spacing;
+        for (position, out) in out.chunks_exact_mut(self.size).enumerate() {
+            let at = buffer.place(row, position * buffer.geometry.channels) + channel;
+            out.copy_from_slice(&buffer.data[at..at + self.size]);
+        }
+    }
+}
+
+/// Writes the mixed values, and returns for each row and head what [`attend_back`] needs.
+pub(super) fn attend(
+    isa: Isa,
+    attention: &Attention,
+    [queries, keys, values]: [&Buffer; 3],
+    to: &mut Buffer,
+) -> Vec<f32> {
+    let Attention { heads, size, .. } = *attention;
+    let (q, k) = (attention.queries.positions, attention.keys.positions);
+    let rows = queries.rows;
+    let mut kept = vec![0.0; rows * attention.kept_of_row()];
+    let mut mixed = vec![0.0; rows * heads * q * size];
+    kept.par_chunks_exact_mut(attention.kept())
+        .zip(mixed.par_chunks_exact_mut(q * size))
+        .enumerate()
+        .for_each(|(index, (kept, mixed))| {
+            let at = [index / heads, index % heads];
+            let (own, rest) = kept.split_at_mut(q * size);
+            let (own_keys, rest) = rest.split_at_mut(k * size);
+            let (own_values, softmaxes) = rest.split_at_mut(k * size);
+            attention.gather(queries, attention.queries, at, own);
+            attention.gather(keys, attention.keys, at, own_keys);
+            attention.gather(values, attention.values, at, own_values);
+            own.iter_mut().for_each(|value| *value *= attention.scale);
+            product(isa, own, Factor::Transposed(own_keys, size), k, softmaxes);
+            softmax(isa, softmaxes, k);
+            product(isa, softmaxes, Factor::Plain(own_values), size, mixed);
+        });
+    let width = to.geometry.width;
+    to.each_line(|row, y, line| {
+        for (x, out) in line.chunks_exact_mut(heads * size).enumerate() {
+            for (head, out) in out.chunks_exact_mut(size).enumerate() {
+                let at = ((row * heads + head) * q + y * width + x) * size;
+                out.copy_from_slice(&mixed[at..at + size]);
+            }
+        }
+    });
+    kept
+}
+
+/// The gradients at queries, keys and values, `[rows, heads, positions, size]` each, from that
+/// at the mixed values.
+pub(super) fn attend_back(
+    isa: Isa,
+    attention: &Attention,
+    kept: &[f32],
+    gradient: &Buffer,
+) -> [Vec<f32>; 3] {
+    let Attention { heads, size, .. } = *attention;
+    let (q, k) = (attention.queries.positions, attention.keys.positions);
+    let count = gradient.rows * heads;
+    let mut found = [q, k, k].map(|positions| vec![0.0; count * positions * size]);
+    let [to_queries, to_keys, to_values] = &mut found;
+    let arrived = Heads {
+        buffer: attention.to,
+        channel: 0,
+        spacing: size,
+        positions: q,
+    };
+    kept.par_chunks_exact(attention.kept())
+        .zip(to_queries.par_chunks_exact_mut(q * size))
+        .zip(to_keys.par_chunks_exact_mut(k * size))
+        .zip(to_values.par_chunks_exact_mut(k * size))
+        .enumerate()
+        .for_each(|(index, (((kept, to_queries), to_keys), to_values))| {
+            let [queries, keys, values, softmaxes] = attention.parts(kept);
+            let mut mixed = vec![0.0; q * size];
+            attention.gather(
+                gradient,
+                arrived,
+                [index / heads, index % heads],
+                &mut mixed,
+            );
+            let mut scores = vec![0.0; q * k];
+            let mut turned = vec![0.0; q * k];
+            transpose(softmaxes, k, &mut turned);
+            product(isa, &turned, Factor::Plain(&mixed), size, to_values);
+            product(
+                isa,
+                &mixed,
+                Factor::Transposed(values, size),
+                k,
+                &mut scores,
+            );
+            softmax_back(isa, softmaxes, &mut scores, k);
+            product(isa, &scores, Factor::Plain(keys), size, to_queries);
+            to_queries
+                .iter_mut()
+                .for_each(|value| *value *= attention.scale);
+            transpose(&scores, k, &mut turned);
+            product(isa, &turned, Factor::Plain(queries), size, to_keys);
+        });
+    found
+}
+
+/// Adds `[rows, heads, positions, size]` to the channels that they are of.
+pub(super) fn spread(attention: &Attention, from: &[f32], heads: Heads, to: &mut Buffer) {
+    let (count, size) = (attention.heads, attention.size);
+    let (channels, width) = (to.geometry.channels, to.geometry.width);
+    to.each_line(|row, y, line| {
+        for (x, out) in line.chunks_exact_mut(channels).enumerate() {
+            for head in 0..count {
+                let at = ((row * count + head) * heads.positions + y * width + x) * size;
+                let out = &mut out[heads.channel + head * heads.spacing..][..size];
+                for (out, value) in out.iter_mut().zip(&from[at..at + size]) {
+                    *out += value;
+                }
+            }
+        }
+    });
+}
+
+fn transpose(from: &[f32], columns: usize, to: &mut [f32]) {
+    let rows = from.len() / columns;
+    for (row, from) in from.chunks_exact(columns).enumerate() {
+        for (column, value) in from.iter().enumerate() {
+            to[column * rows + row] = *value;
+        }
+    }
+}
+
+/// A right factor.
+#[derive(Clone, Copy)]
+enum Factor<'a> {
+    Plain(&'a [f32]),
+    /// Transposed, with so many values in each of the given rows.
+    Transposed(&'a [f32], usize),
+}
+
+/// `out[m][n]` = sum over k of `left[m][k] right[k][n]`, `columns` of them.
+fn product(isa: Isa, left: &[f32], right: Factor, columns: usize, out: &mut [f32]) {
+    let rows = out.len() / columns;
+    let inner = left.len() / rows;
+    let (width, tile) = (isa.width(), isa.positions());
+    let mut panel = vec![0.0; inner * width];
+    let mut sums = [0.0; POSITIONS * WIDEST];
+    for column in (0..columns).step_by(width) {
+        let some = width.min(columns - column);
+        match right {
+            Factor::Plain(values) => {
+                for (to, from) in panel
+                    .chunks_exact_mut(width)
+                    .zip(values.chunks_exact(columns))
+                {
+                    to[..some].copy_from_slice(&from[column..column + some]);
+                    to[some..].fill(0.0);
+                }
+            }
+            Factor::Transposed(values, len) => {
+                for (j, from) in values[column * len..]
+                    .chunks_exact(len)
+                    .take(some)
+                    .enumerate()
+                {
+                    for (to, value) in panel.iter_mut().skip(j).step_by(width).zip(from) {
+                        *to = *value;
+                    }
+                }
+                for to in panel.chunks_exact_mut(width) {
+                    to[some..].fill(0.0);
+                }
+            }
+        }
+        for row in (0..rows).step_by(tile) {
+            let count = tile.min(rows - row);
+            let starts: [usize; POSITIONS] =
+                std::array::from_fn(|m| (row + m.min(count - 1)) * inner);
+            isa.tile(
+                Tile {
+                    source: left,
+                    starts: &starts[..count],
+                    taps: 1,
+                    tap_stride: 0,
+                    run: inner,
+                    panel: &panel,
+                    lanes: width,
+                },
+                &mut sums,
+            );
+            for m in 0..count {
+                out[(row + m) * columns + column..][..some]
+                    .copy_from_slice(&sums[m * WIDEST..][..some]);
+            }
+        }
+    }
+}
