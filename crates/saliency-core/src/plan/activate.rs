@@ -3,7 +3,7 @@
 use super::{
     buffer::Buffer,
     kernel::{
-        Isa, Shared,
+        Isa, Shared, Work,
         functions::{exp, normal, sigmoid, tanh},
     },
 };
@@ -121,25 +121,18 @@ fn at(function: Function, x: f32) -> (f32, f32) {
     }
 }
 
-/// Values, and with `keep` the derivatives: `[rows, positions, channels]`.
+/// Values, and the derivatives where there is room for them: `[rows, positions, channels]`.
 pub(super) fn activate(
     isa: Isa,
     function: Function,
     from: &Buffer,
     to: &mut Buffer,
-    keep: bool,
-) -> Vec<f32> {
+    derivatives: &mut [f32],
+) {
     let geometry = to.geometry;
     let len = geometry.width * geometry.channels;
-    let mut derivatives = vec![
-        0.0;
-        if keep {
-            from.rows * geometry.height * len
-        } else {
-            0
-        }
-    ];
-    let shared = Shared::new(&mut derivatives);
+    let keep = !derivatives.is_empty();
+    let shared = Shared::new(derivatives);
     to.each_line(|row, y, out| {
         let values = from.line(row, y);
         let mut kept = keep.then(|| shared.spread((row * geometry.height + y) * len, 1, len, len));
@@ -151,14 +144,40 @@ pub(super) fn activate(
                 &mut own
             }
         };
-        isa.vectorised(|| line(function, values, out, slopes));
+        isa.vectorised(Line {
+            function,
+            values,
+            out,
+            slopes,
+        });
     });
-    derivatives
+}
+
+struct Line<'a> {
+    function: Function,
+    values: &'a [f32],
+    out: &'a mut [f32],
+    slopes: &'a mut [f32],
+}
+
+impl Work for Line<'_> {
+    type Made = ();
+
+    #[inline(always)]
+    fn run(self) {
+        line(self);
+    }
 }
 
 /// One function at a time, so that each becomes a loop of its own.
 #[inline(always)]
-fn line(function: Function, values: &[f32], out: &mut [f32], slopes: &mut [f32]) {
+fn line(line: Line) {
+    let Line {
+        function,
+        values,
+        out,
+        slopes,
+    } = line;
     #[inline(always)]
     fn each(values: &[f32], out: &mut [f32], slopes: &mut [f32], at: impl Fn(f32) -> (f32, f32)) {
         for ((x, y), slope) in values.iter().zip(out).zip(slopes) {

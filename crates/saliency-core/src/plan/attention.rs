@@ -48,6 +48,18 @@ impl Attention {
         (q + 2 * k) * self.size + q * k
     }
 
+    /// Floats of memory for the work of [`attend`] and [`attend_back`] on a row.
+    pub fn scratch_of_row(&self) -> usize {
+        let (q, k) = (self.queries.positions, self.keys.positions);
+        self.heads * (q * self.size + 2 * q * k)
+    }
+
+    /// Floats of gradients at queries, keys and values of a row.
+    pub fn gradients_of_row(&self) -> usize {
+        let (q, k) = (self.queries.positions, self.keys.positions);
+        self.heads * self.size * (q + 2 * k)
+    }
+
     /// Floats that a row keeps.
     pub fn kept_of_row(&self) -> usize {
         self.heads * self.kept()
@@ -61,6 +73,14 @@ impl Attention {
         [queries, keys, values, softmaxes]
     }
 
+    /// The parts of what [`attend_back`] finds: at queries, keys and values.
+    pub fn gradients<'a>(&self, found: &'a mut [f32], rows: usize) -> [&'a mut [f32]; 3] {
+        let each = rows * self.heads * self.size;
+        let (queries, rest) = found.split_at_mut(each * self.queries.positions);
+        let (keys, values) = rest.split_at_mut(each * self.keys.positions);
+        [queries, keys, values]
+    }
+
     fn gather(&self, buffer: &Buffer, from: Heads, [row, head]: [usize; 2], out: &mut [f32]) {
         let channel = from.channel + head * from.spacing;
         for (position, out) in out.chunks_exact_mut(self.size).enumerate() {
@@ -70,18 +90,18 @@ impl Attention {
     }
 }
 
-/// Writes the mixed values, and returns for each row and head what [`attend_back`] needs.
+/// Writes the mixed values, and keeps for each row and head what [`attend_back`] needs.
 pub(super) fn attend(
     isa: Isa,
     attention: &Attention,
     [queries, keys, values]: [&Buffer; 3],
     to: &mut Buffer,
-) -> Vec<f32> {
+    kept: &mut [f32],
+    scratch: &mut [f32],
+) {
     let Attention { heads, size, .. } = *attention;
     let (q, k) = (attention.queries.positions, attention.keys.positions);
-    let rows = queries.rows;
-    let mut kept = vec![0.0; rows * attention.kept_of_row()];
-    let mut mixed = vec![0.0; rows * heads * q * size];
+    let mixed = &mut scratch[..queries.rows * heads * q * size];
     kept.par_chunks_exact_mut(attention.kept())
         .zip(mixed.par_chunks_exact_mut(q * size))
         .enumerate()
@@ -107,22 +127,21 @@ pub(super) fn attend(
             }
         }
     });
-    kept
 }
 
-/// The gradients at queries, keys and values, `[rows, heads, positions, size]` each, from that
-/// at the mixed values.
+/// The gradients at queries, keys and values, from that at the mixed values: `[rows, heads,
+/// positions, size]` each, one behind the other in `found`.
 pub(super) fn attend_back(
     isa: Isa,
     attention: &Attention,
     kept: &[f32],
     gradient: &Buffer,
-) -> [Vec<f32>; 3] {
+    found: &mut [f32],
+    scratch: &mut [f32],
+) {
     let Attention { heads, size, .. } = *attention;
     let (q, k) = (attention.queries.positions, attention.keys.positions);
-    let count = gradient.rows * heads;
-    let mut found = [q, k, k].map(|positions| vec![0.0; count * positions * size]);
-    let [to_queries, to_keys, to_values] = &mut found;
+    let [to_queries, to_keys, to_values] = attention.gradients(found, gradient.rows);
     let arrived = Heads {
         buffer: attention.to,
         channel: 0,
@@ -133,36 +152,26 @@ pub(super) fn attend_back(
         .zip(to_queries.par_chunks_exact_mut(q * size))
         .zip(to_keys.par_chunks_exact_mut(k * size))
         .zip(to_values.par_chunks_exact_mut(k * size))
+        .zip(scratch.par_chunks_exact_mut(q * size + 2 * q * k))
         .enumerate()
-        .for_each(|(index, (((kept, to_queries), to_keys), to_values))| {
-            let [queries, keys, values, softmaxes] = attention.parts(kept);
-            let mut mixed = vec![0.0; q * size];
-            attention.gather(
-                gradient,
-                arrived,
-                [index / heads, index % heads],
-                &mut mixed,
-            );
-            let mut scores = vec![0.0; q * k];
-            let mut turned = vec![0.0; q * k];
-            transpose(softmaxes, k, &mut turned);
-            product(isa, &turned, Factor::Plain(&mixed), size, to_values);
-            product(
-                isa,
-                &mixed,
-                Factor::Transposed(values, size),
-                k,
-                &mut scores,
-            );
-            softmax_back(isa, softmaxes, &mut scores, k);
-            product(isa, &scores, Factor::Plain(keys), size, to_queries);
-            to_queries
-                .iter_mut()
-                .for_each(|value| *value *= attention.scale);
-            transpose(&scores, k, &mut turned);
-            product(isa, &turned, Factor::Plain(queries), size, to_keys);
-        });
-    found
+        .for_each(
+            |(index, ((((kept, to_queries), to_keys), to_values), scratch))| {
+                let [queries, keys, values, softmaxes] = attention.parts(kept);
+                let (mixed, rest) = scratch.split_at_mut(q * size);
+                let (scores, turned) = rest.split_at_mut(q * k);
+                attention.gather(gradient, arrived, [index / heads, index % heads], mixed);
+                transpose(softmaxes, k, turned);
+                product(isa, turned, Factor::Plain(mixed), size, to_values);
+                product(isa, mixed, Factor::Transposed(values, size), k, scores);
+                softmax_back(isa, softmaxes, scores, k);
+                product(isa, scores, Factor::Plain(keys), size, to_queries);
+                to_queries
+                    .iter_mut()
+                    .for_each(|value| *value *= attention.scale);
+                transpose(scores, k, turned);
+                product(isa, turned, Factor::Plain(queries), size, to_keys);
+            },
+        );
 }
 
 /// Adds `[rows, heads, positions, size]` to the channels that they are of.
@@ -182,11 +191,17 @@ pub(super) fn spread(attention: &Attention, from: &[f32], heads: Heads, to: &mut
     });
 }
 
+/// Some lines at a time, so that both sides stay in the cache.
 fn transpose(from: &[f32], columns: usize, to: &mut [f32]) {
+    const BLOCK: usize = 16;
     let rows = from.len() / columns;
-    for (row, from) in from.chunks_exact(columns).enumerate() {
-        for (column, value) in from.iter().enumerate() {
-            to[column * rows + row] = *value;
+    for first in (0..rows).step_by(BLOCK) {
+        let some = BLOCK.min(rows - first);
+        for column in 0..columns {
+            let to = &mut to[column * rows + first..][..some];
+            for (row, to) in to.iter_mut().enumerate() {
+                *to = from[(first + row) * columns + column];
+            }
         }
     }
 }
@@ -219,16 +234,11 @@ fn product(isa: Isa, left: &[f32], right: Factor, columns: usize, out: &mut [f32
                 }
             }
             Factor::Transposed(values, len) => {
-                for (j, from) in values[column * len..]
-                    .chunks_exact(len)
-                    .take(some)
-                    .enumerate()
-                {
-                    for (to, value) in panel.iter_mut().skip(j).step_by(width).zip(from) {
-                        *to = *value;
+                let values = &values[column * len..];
+                for (k, to) in panel.chunks_exact_mut(width).enumerate() {
+                    for (j, to) in to[..some].iter_mut().enumerate() {
+                        *to = values[j * len + k];
                     }
-                }
-                for to in panel.chunks_exact_mut(width) {
                     to[some..].fill(0.0);
                 }
             }

@@ -132,6 +132,14 @@ impl Buffer {
             .for_each(|(row, y, line)| work(row, y, &mut line[side..][..len]));
     }
 
+    /// A row's values without the border.
+    pub fn copy_row(&self, row: usize, out: &mut [f32]) {
+        let len = self.geometry.width * self.geometry.channels;
+        for (y, out) in out.chunks_exact_mut(len).enumerate() {
+            out.copy_from_slice(self.line(row, y));
+        }
+    }
+
     /// Where the values of a row's memory `[positions][channels]` lie, border and all.
     pub fn place(&self, row: usize, offset: usize) -> usize {
         let Geometry {

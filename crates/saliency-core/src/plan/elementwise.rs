@@ -15,6 +15,7 @@ pub(super) struct Strides {
     pub kernel: [usize; 2],
     pub stride: [usize; 2],
     pub padding: [usize; 2],
+    pub dilation: [usize; 2],
 }
 
 /// What goes into a position besides what is there already.
@@ -160,16 +161,23 @@ pub(super) fn mean_back(
 
 /// The window's positions of one output that lie inside: where they are in a row of `source`,
 /// from line `first` of the memory on, and which of the window they are.
-fn taps(source: Geometry, strides: &Strides, [y, x]: [usize; 2], found: &mut Vec<(usize, u8)>) {
+pub(super) fn taps(
+    source: Geometry,
+    strides: &Strides,
+    [y, x]: [usize; 2],
+    found: &mut Vec<(usize, u8)>,
+) {
     let Strides {
         kernel,
         stride,
         padding,
+        dilation,
     } = strides;
     found.clear();
     for ky in 0..kernel[0] {
         for kx in 0..kernel[1] {
-            let (sy, sx) = (y * stride[0] + ky, x * stride[1] + kx);
+            let sy = y * stride[0] + ky * dilation[0];
+            let sx = x * stride[1] + kx * dilation[1];
             let inside = sy >= padding[0]
                 && sx >= padding[1]
                 && sy - padding[0] < source.height
@@ -226,6 +234,7 @@ pub(super) fn max_pool_back(
     let (len, pitch) = (target.len(), target.pitch());
     let lines = target.height + 2 * target.halo;
     let band = lines.div_ceil(4 * rayon::current_num_threads()).max(4);
+    let reach = (strides.kernel[0] - 1) * strides.dilation[0] + 1;
     to.data
         .par_chunks_mut(len)
         .enumerate()
@@ -241,8 +250,7 @@ pub(super) fn max_pool_back(
             let (mut found, mut inside) = (Vec::new(), Vec::new());
             for y in 0..geometry.height {
                 let start = start(y) as isize - strides.padding[0] as isize;
-                if start >= last as isize || start + (strides.kernel[0] as isize) <= first as isize
-                {
+                if start >= last as isize || start + reach as isize <= first as isize {
                     continue;
                 }
                 for x in 0..geometry.width {

@@ -14,6 +14,7 @@ mod attention;
 mod back;
 mod buffer;
 mod compile;
+mod depthwise;
 mod elementwise;
 mod kernel;
 mod normalise;
@@ -160,6 +161,7 @@ impl Plan {
             let seed = seed.try_into_vec_as::<f32>().map_err(Error::device)?;
             outputs.extend(some);
             gradient.extend(self.backward(&tape, &seed, rule));
+            self.recycle(tape);
         }
         let width = outputs.len() / rows;
         Ok((
@@ -210,7 +212,7 @@ const ROWS: usize = 8;
 /// Bytes that all rows of the largest activation may take.
 const LARGEST: usize = 32 << 20;
 /// Bytes that all that is kept for the backward pass may take.
-const KEPT: usize = 128 << 20;
+const KEPT: usize = 256 << 20;
 
 /// `rows` in parts of at most `most`, as equal as can be.
 fn parts(rows: usize, most: usize) -> impl Iterator<Item = Range<usize>> {

@@ -2,32 +2,25 @@
 
 use super::{
     buffer::Buffer,
-    kernel::{Isa, Shared, functions::exp},
+    kernel::{Isa, Shared, Work, functions::exp},
 };
 
-/// LayerNorm over the channels of each position. Keeps `[rows, positions, channels + 1]`: the
-/// standardised values, and 1 / sqrt(variance + epsilon).
+/// LayerNorm over the channels of each position. Where there is room, keeps `[rows, positions,
+/// channels + 1]`: the standardised values, and 1 / sqrt(variance + epsilon).
 pub(super) fn norm(
     isa: Isa,
     from: &Buffer,
     [gamma, beta]: [&[f32]; 2],
     epsilon: f32,
     to: &mut Buffer,
-    keep: bool,
-) -> Vec<f32> {
+    kept: &mut [f32],
+) {
     let geometry = to.geometry;
     let channels = geometry.channels;
     let size = channels + 1;
     let line = geometry.width * size;
-    let mut kept = vec![
-        0.0;
-        if keep {
-            from.rows * geometry.height * line
-        } else {
-            0
-        }
-    ];
-    let shared = Shared::new(&mut kept);
+    let keep = !kept.is_empty();
+    let shared = Shared::new(kept);
     to.each_line(|row, y, out| {
         let values = from.line(row, y);
         let mut own = vec![0.0; size];
@@ -47,22 +40,50 @@ pub(super) fn norm(
                 Some(spread) => spread.part(x),
                 None => &mut own,
             };
-            isa.vectorised(|| {
-                let mean = sum(values, |v| v) / channels as f32;
-                let variance = sum(values, |v| (v - mean) * (v - mean)) / channels as f32;
-                let inverse = 1.0 / (variance + epsilon).sqrt();
-                kept[channels] = inverse;
-                for (c, value) in values.iter().enumerate() {
-                    kept[c] = (value - mean) * inverse;
-                    out[c] = kept[c] * gamma[c];
-                }
-                for (out, beta) in out.iter_mut().zip(beta) {
-                    *out += beta;
-                }
+            isa.vectorised(Standardise {
+                values,
+                epsilon,
+                kept,
             });
+            for (c, out) in out.iter_mut().enumerate() {
+                *out = kept[c] * gamma[c];
+            }
+            for (out, beta) in out.iter_mut().zip(beta) {
+                *out += beta;
+            }
         }
     });
-    kept
+}
+
+/// The standardised values, and behind them the inverse deviation.
+struct Standardise<'a> {
+    values: &'a [f32],
+    epsilon: f32,
+    kept: &'a mut [f32],
+}
+
+impl Work for Standardise<'_> {
+    type Made = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Standardise {
+            values,
+            epsilon,
+            kept,
+        } = self;
+        let channels = values.len();
+        let mean = sum(values) / channels as f32;
+        for (kept, value) in kept.iter_mut().zip(values) {
+            *kept = value - mean;
+        }
+        let variance = dot(&kept[..channels], &kept[..channels]) / channels as f32;
+        let inverse = 1.0 / (variance + epsilon).sqrt();
+        for kept in &mut kept[..channels] {
+            *kept *= inverse;
+        }
+        kept[channels] = inverse;
+    }
 }
 
 /// The gradient at the input of [`norm`], in place: (g - mean g - z mean(g z)) / deviation with
@@ -74,32 +95,47 @@ pub(super) fn norm_back(isa: Isa, kept: &[f32], gamma: &[f32], gradient: &mut Bu
     gradient.each_line(|row, y, line| {
         let kept = &kept[(row * geometry.height + y) * geometry.width * size..];
         for (out, kept) in line.chunks_exact_mut(channels).zip(kept.chunks_exact(size)) {
-            let (z, inverse) = (&kept[..channels], kept[channels]);
-            isa.vectorised(|| {
-                for (g, gamma) in out.iter_mut().zip(gamma) {
-                    *g *= gamma;
-                }
-                let mean = sum(out, |g| g) / channels as f32;
-                let along = dot(out, z) / channels as f32;
-                for (g, z) in out.iter_mut().zip(z) {
-                    *g = (*g - mean - z * along) * inverse;
-                }
-            });
+            isa.vectorised(StandardiseBack { kept, gamma, out });
         }
     });
+}
+
+struct StandardiseBack<'a> {
+    kept: &'a [f32],
+    gamma: &'a [f32],
+    out: &'a mut [f32],
+}
+
+impl Work for StandardiseBack<'_> {
+    type Made = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let StandardiseBack { kept, gamma, out } = self;
+        let channels = out.len();
+        let (z, inverse) = (&kept[..channels], kept[channels]);
+        for (g, gamma) in out.iter_mut().zip(gamma) {
+            *g *= gamma;
+        }
+        let mean = sum(out) / channels as f32;
+        let along = dot(out, z) / channels as f32;
+        for (g, z) in out.iter_mut().zip(z) {
+            *g = (*g - mean - z * along) * inverse;
+        }
+    }
 }
 
 const LANES: usize = 16;
 
 /// In lanes, which the compiler may not make by itself.
 #[inline(always)]
-fn sum(values: &[f32], of: impl Fn(f32) -> f32) -> f32 {
+fn sum(values: &[f32]) -> f32 {
     let mut lanes = [0.0f32; LANES];
     let chunks = values.chunks_exact(LANES);
-    let rest: f32 = chunks.remainder().iter().map(|v| of(*v)).sum();
+    let rest: f32 = chunks.remainder().iter().sum();
     for chunk in chunks {
         for (lane, value) in lanes.iter_mut().zip(chunk) {
-            *lane += of(*value);
+            *lane += value;
         }
     }
     lanes.iter().sum::<f32>() + rest
@@ -122,27 +158,65 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
 /// Rows that become softmaxes of themselves.
 pub(super) fn softmax(isa: Isa, rows: &mut [f32], len: usize) {
     for row in rows.chunks_exact_mut(len) {
-        isa.vectorised(|| {
-            let most = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            for value in &mut *row {
-                *value = exp(*value - most);
-            }
-            let scale = 1.0 / sum(row, |v| v);
-            for value in &mut *row {
-                *value *= scale;
-            }
-        });
+        isa.vectorised(Softmax(row));
     }
+}
+
+struct Softmax<'a>(&'a mut [f32]);
+
+impl Work for Softmax<'_> {
+    type Made = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let row = self.0;
+        let most = most(row);
+        for value in &mut *row {
+            *value = exp(*value - most);
+        }
+        let scale = 1.0 / sum(row);
+        for value in row {
+            *value *= scale;
+        }
+    }
+}
+
+#[inline(always)]
+fn most(values: &[f32]) -> f32 {
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let chunks = values.chunks_exact(LANES);
+    let rest = chunks
+        .remainder()
+        .iter()
+        .copied()
+        .fold(f32::NEG_INFINITY, larger);
+    for chunk in chunks {
+        for (lane, value) in lanes.iter_mut().zip(chunk) {
+            *lane = larger(*lane, *value);
+        }
+    }
+    lanes.into_iter().fold(rest, larger)
 }
 
 /// What arrives at a softmax's input, in place of `rows`: p (g - sum of g p).
 pub(super) fn softmax_back(isa: Isa, softmaxes: &[f32], rows: &mut [f32], len: usize) {
     for (g, p) in rows.chunks_exact_mut(len).zip(softmaxes.chunks_exact(len)) {
-        isa.vectorised(|| {
-            let along = dot(g, p);
-            for (g, p) in g.iter_mut().zip(p) {
-                *g = p * (*g - along);
-            }
-        });
+        isa.vectorised(SoftmaxBack(g, p));
+    }
+}
+
+struct SoftmaxBack<'a>(&'a mut [f32], &'a [f32]);
+
+impl Work for SoftmaxBack<'_> {
+    type Made = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let SoftmaxBack(g, p) = self;
+        let along = dot(g, p);
+        for (g, p) in g.iter_mut().zip(p) {
+            *g = p * (*g - along);
+        }
     }
 }

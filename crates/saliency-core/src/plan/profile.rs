@@ -65,6 +65,7 @@ impl Plan {
             let (_, backward) = self.clock.watch(found.len(), || {
                 self.backward(&tape, &seed, ReluRule::Derivative)
             });
+            self.recycle(tape);
             if pass > 0 {
                 for ((step, forward), backward) in found.iter_mut().zip(forward).zip(backward) {
                     step.forward.push(forward);
@@ -95,6 +96,21 @@ impl Plan {
             Step::Mean { .. } => (None, "mean".into(), 0),
             Step::Add { .. } => (None, "add".into(), 0),
             Step::Relu { .. } => (None, "relu".into(), 0),
+            Step::Depthwise(layer) => {
+                let [a, b] = layer.strides.kernel;
+                let to = self.buffers[layer.to];
+                let kind = match layer.name {
+                    Some(_) => "depthwise conv",
+                    None => "average pool",
+                };
+                let kind = format!(
+                    "{kind} {a}x{b}, {}, {}x{}",
+                    to.channels, to.height, to.width
+                );
+                let operations = 2 * rows * a * b * to.channels * to.positions();
+                (layer.name.clone(), kind, operations)
+            }
+            Step::Gate { .. } => (None, "mul".into(), 0),
             Step::Activate { function, .. } => (None, function.name().into(), 0),
             Step::Affine { .. } => (None, "affine".into(), 0),
             Step::Norm { .. } => (None, "layer_norm".into(), 0),

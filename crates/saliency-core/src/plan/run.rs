@@ -1,11 +1,15 @@
 //! Running a plan forward and back.
 
+use rayon::prelude::*;
+
 use super::{
-    Plan, activate,
+    Plan,
+    activate::{activate, pass_back},
     affine::{affine, scale},
     attention::{attend, attend_back, spread},
     back::{Back, columns},
     buffer::{Bits, Buffer, Geometry},
+    depthwise::{depthwise, depthwise_back, gate, gate_back},
     elementwise::{combine, max_pool, max_pool_back, mean, mean_back, rectify},
     normalise::{norm, norm_back},
     step::{Conv, Place, Step},
@@ -146,6 +150,10 @@ impl Plan {
                 false => None,
             };
             let from = |index: usize| buffers[index].as_ref().expect("it was computed before");
+            let mut kept = match keep {
+                true => self.memory(rows * step.kept_of_row(&self.buffers)),
+                false => Vec::new(),
+            };
             match step {
                 Step::Conv(conv) => sweep(
                     from(conv.from),
@@ -187,15 +195,27 @@ impl Plan {
                     let relu = bits.as_mut().map_or(Relu::No, Relu::Forward);
                     combine(self.isa, from(*source), None, false, relu, &mut to);
                 }
+                Step::Depthwise(layer) => depthwise(self.isa, layer, from(layer.from), &mut to),
+                Step::Gate {
+                    from: source, by, ..
+                } => {
+                    let (values, factors) = (from(*source), from(*by));
+                    gate(values, factors, &mut to);
+                    if keep {
+                        let len = kept.len() / rows;
+                        for (row, kept) in kept.chunks_exact_mut(len).enumerate() {
+                            let own =
+                                len - factors.geometry.positions() * factors.geometry.channels;
+                            values.copy_row(row, &mut kept[..own]);
+                            factors.copy_row(row, &mut kept[own..]);
+                        }
+                    }
+                }
                 Step::Activate {
                     from: source,
                     function,
                     ..
-                } => {
-                    let kept =
-                        activate::activate(self.isa, *function, from(*source), &mut to, keep);
-                    tape.kept[index] = kept;
-                }
+                } => activate(self.isa, *function, from(*source), &mut to, &mut kept),
                 Step::Affine {
                     from: source,
                     scale,
@@ -210,20 +230,24 @@ impl Plan {
                     ..
                 } => {
                     let factors = [gamma, beta.as_deref().unwrap_or_default()];
-                    let kept = norm(self.isa, from(*source), factors, *epsilon, &mut to, keep);
-                    tape.kept[index] = kept;
+                    norm(
+                        self.isa,
+                        from(*source),
+                        factors,
+                        *epsilon,
+                        &mut to,
+                        &mut kept,
+                    );
                 }
                 Step::Attention(attention) => {
                     let parts = [attention.queries, attention.keys, attention.values];
-                    let kept = attend(
-                        self.isa,
-                        attention,
-                        parts.map(|heads| from(heads.buffer)),
-                        &mut to,
-                    );
-                    if keep {
-                        tape.kept[index] = kept;
+                    let parts = parts.map(|heads| from(heads.buffer));
+                    if !keep {
+                        kept = self.memory(rows * attention.kept_of_row());
                     }
+                    let mut scratch = self.memory(rows * attention.scratch_of_row());
+                    attend(self.isa, attention, parts, &mut to, &mut kept, &mut scratch);
+                    self.keep(scratch);
                 }
                 Step::Copy {
                     from: source,
@@ -240,8 +264,12 @@ impl Plan {
                     }
                 }
             }
-            if keep {
-                tape.bits[target] = bits;
+            match keep {
+                true => {
+                    tape.bits[target] = bits;
+                    tape.kept[index] = kept;
+                }
+                false => self.keep(kept),
             }
             buffers[target] = Some(to);
             let complete = !self.steps[index + 1..].iter().any(|s| s.writes() == target);
@@ -335,9 +363,35 @@ impl Plan {
                 Step::Relu { from, .. } => {
                     self.hand_on(arrived, &mut gradients[*from], relu(*from));
                 }
+                Step::Depthwise(layer) => {
+                    let so_far = &mut gradients[layer.from];
+                    let mut to = self.accumulator(so_far, layer.from, rows);
+                    depthwise_back(self.isa, layer, &arrived, &mut to);
+                    rectify(self.isa, &mut to, relu(layer.from));
+                    gradients[layer.from] = Some(to);
+                    self.give(Some(arrived));
+                }
+                Step::Gate { from, by, .. } => {
+                    let kept = [*from, *by].map(|buffer| Geometry {
+                        halo: 0,
+                        ..self.buffers[buffer]
+                    });
+                    let [values, factors] = self.kept_buffers(&tape.kept[index], kept, rows);
+                    let mut to_values = self.accumulator(&mut gradients[*from], *from, rows);
+                    let mut to_factors = self.accumulator(&mut gradients[*by], *by, rows);
+                    let both = [&values, &factors];
+                    gate_back(&arrived, both, &mut to_values, &mut to_factors);
+                    rectify(self.isa, &mut to_values, relu(*from));
+                    rectify(self.isa, &mut to_factors, relu(*by));
+                    gradients[*from] = Some(to_values);
+                    gradients[*by] = Some(to_factors);
+                    for buffer in [values, factors, arrived] {
+                        self.give(Some(buffer));
+                    }
+                }
                 Step::Activate { from, function, .. } => {
                     let guided = rule == ReluRule::Guided && function.is_bounded_relu();
-                    activate::pass_back(&tape.kept[index], guided, &mut arrived);
+                    pass_back(&tape.kept[index], guided, &mut arrived);
                     self.hand_on(arrived, &mut gradients[*from], relu(*from));
                 }
                 Step::Affine {
@@ -354,13 +408,25 @@ impl Plan {
                 }
                 Step::Attention(attention) => {
                     let parts = [attention.queries, attention.keys, attention.values];
-                    let found = attend_back(self.isa, attention, &tape.kept[index], &arrived);
-                    for (heads, found) in parts.iter().zip(&found) {
+                    let mut found = self.memory(rows * attention.gradients_of_row());
+                    let mut scratch = self.memory(rows * attention.scratch_of_row());
+                    let kept = &tape.kept[index];
+                    attend_back(
+                        self.isa,
+                        attention,
+                        kept,
+                        &arrived,
+                        &mut found,
+                        &mut scratch,
+                    );
+                    for (heads, found) in parts.iter().zip(attention.gradients(&mut found, rows)) {
                         let so_far = &mut gradients[heads.buffer];
                         let mut to = self.accumulator(so_far, heads.buffer, rows);
                         spread(attention, found, *heads, &mut to);
                         gradients[heads.buffer] = Some(to);
                     }
+                    self.keep(found);
+                    self.keep(scratch);
                     for buffer in attention.buffers() {
                         let to = gradients[buffer].as_mut().expect("it was just added to");
                         rectify(self.isa, to, relu(buffer));
@@ -391,6 +457,20 @@ impl Plan {
                 ]
             }
         }
+    }
+
+    /// Two buffers whose rows were kept one behind the other.
+    fn kept_buffers(&self, kept: &[f32], sizes: [Geometry; 2], rows: usize) -> [Buffer; 2] {
+        let mut start = 0;
+        sizes.map(|geometry| {
+            let mut buffer = self.take(geometry, rows, false);
+            let (len, all) = (geometry.len(), kept.len() / rows);
+            for (row, data) in buffer.data.chunks_exact_mut(len).enumerate() {
+                data.copy_from_slice(&kept[row * all + start..][..len]);
+            }
+            start += len;
+            buffer
+        })
     }
 
     /// What arrived at a step stays where earlier steps write other parts of the same buffer.
@@ -504,15 +584,7 @@ impl Plan {
     /// Memory of an earlier pass, with a border of zeros; all zeros where `clear`.
     fn take(&self, geometry: Geometry, rows: usize, clear: bool) -> Buffer {
         let len = geometry.len() * rows;
-        let found = {
-            let mut pool = self.pool.lock().unwrap_or_else(|e| e.into_inner());
-            let fits = |&index: &usize| (len..4 * len + 4096).contains(&pool[index].capacity());
-            let smallest = (0..pool.len())
-                .filter(fits)
-                .min_by_key(|&index| pool[index].capacity());
-            smallest.map(|index| pool.swap_remove(index))
-        };
-        let Some(mut data) = found else {
+        let Some(mut data) = self.reuse(len) else {
             return Buffer::zeros(geometry, rows);
         };
         data.resize(len, 0.0);
@@ -528,11 +600,43 @@ impl Plan {
         buffer
     }
 
+    /// Memory of an earlier pass that is about as large.
+    fn reuse(&self, len: usize) -> Option<Vec<f32>> {
+        let mut pool = self.pool.lock().unwrap_or_else(|e| e.into_inner());
+        let fits = |&index: &usize| (len..4 * len + 4096).contains(&pool[index].capacity());
+        let smallest = (0..pool.len())
+            .filter(fits)
+            .min_by_key(|&index| pool[index].capacity());
+        smallest.map(|index| pool.swap_remove(index))
+    }
+
+    /// So many numbers, whatever they are.
+    fn memory(&self, len: usize) -> Vec<f32> {
+        if len == 0 {
+            return Vec::new();
+        }
+        let mut data = self.reuse(len).unwrap_or_default();
+        data.resize(len, 0.0);
+        data
+    }
+
+    /// Memory for later.
+    fn keep(&self, data: Vec<f32>) {
+        if data.capacity() > 0 {
+            let mut pool = self.pool.lock().unwrap_or_else(|e| e.into_inner());
+            pool.push(data);
+        }
+    }
+
     fn give(&self, buffer: Option<Buffer>) {
         if let Some(buffer) = buffer {
-            let mut pool = self.pool.lock().unwrap_or_else(|e| e.into_inner());
-            pool.push(buffer.data);
+            self.keep(buffer.data);
         }
+    }
+
+    /// The memory of a tape that has done its work.
+    pub fn recycle(&self, tape: Tape) {
+        tape.kept.into_iter().for_each(|kept| self.keep(kept));
     }
 }
 
@@ -557,31 +661,60 @@ fn clear_border(buffer: &mut Buffer) {
 
 /// Values of a buffer to some channels of another one, from its position `first` on.
 fn copy(from: &Buffer, strided: &Strided, to: &mut Buffer, place: Place, first: usize) {
+    let width = to.geometry.width;
     let channels = to.geometry.channels;
-    for (position, start) in strided.starts().into_iter().enumerate() {
-        for row in 0..from.rows {
-            let at = to.place(row, (first + position) * channels + place.channel);
-            let out = &mut to.data[at..at + strided.channels];
+    let starts = strided.starts();
+    let together = strided.is_together(from.geometry);
+    to.each_line(|row, y, line| {
+        for (x, out) in line.chunks_exact_mut(channels).enumerate() {
+            let position = (y * width + x).checked_sub(first);
+            let Some(&start) = position.and_then(|position| starts.get(position)) else {
+                continue;
+            };
+            let out = &mut out[place.channel..][..strided.channels];
+            if together {
+                let at = from.place(row, start);
+                out.copy_from_slice(&from.data[at..at + strided.channels]);
+                continue;
+            }
             for (c, out) in out.iter_mut().enumerate() {
                 *out = from.data[from.place(row, start + c * strided.spacing)];
             }
         }
-    }
+    });
 }
 
 /// Adds the gradient at what [`copy`] wrote to that at where it came from.
 fn copy_back(gradient: &Buffer, place: Place, first: usize, strided: &Strided, to: &mut Buffer) {
     let channels = gradient.geometry.channels;
-    for (position, start) in strided.starts().into_iter().enumerate() {
-        for row in 0..to.rows {
+    let geometry = to.geometry;
+    let together = strided.is_together(geometry);
+    let starts = strided.starts();
+    let row_len = geometry.len();
+    let rows = to.data.par_chunks_exact_mut(row_len).enumerate();
+    rows.for_each(|(row, to)| {
+        let place_of = |offset: usize| {
+            let position = offset / geometry.channels;
+            let (y, x) = (position / geometry.width, position % geometry.width);
+            geometry.at(0, y as isize, x as isize) + offset % geometry.channels
+        };
+        for (position, &start) in starts.iter().enumerate() {
             let at = gradient.place(row, (first + position) * channels + place.channel);
-            for c in 0..strided.channels {
-                let target = to.place(row, start + c * strided.spacing);
-                to.data[target] += gradient.data[at + c];
+            let arrived = &gradient.data[at..at + strided.channels];
+            if together {
+                let to = &mut to[place_of(start)..][..strided.channels];
+                for (to, arrived) in to.iter_mut().zip(arrived) {
+                    *to += arrived;
+                }
+                continue;
+            }
+            for (c, arrived) in arrived.iter().enumerate() {
+                to[place_of(start + c * strided.spacing)] += arrived;
             }
         }
-    }
+    });
 }
+
 fn each_pixel(geometry: &Geometry, rows: usize, mut work: impl FnMut(usize, usize, usize)) {
     for row in 0..rows {
         for y in 0..geometry.height {

@@ -1,8 +1,8 @@
 //! What a plan does, step by step.
 
 use super::{
-    activate::Function, attention::Attention, back::Back, buffer::Geometry, elementwise::Strides,
-    sweep::Packed, view::Strided,
+    activate::Function, attention::Attention, back::Back, buffer::Geometry, depthwise::Depthwise,
+    elementwise::Strides, sweep::Packed, view::Strided,
 };
 
 /// Some channels of a buffer.
@@ -50,6 +50,13 @@ pub(super) enum Step {
     },
     Relu {
         from: usize,
+        to: usize,
+    },
+    Depthwise(Box<Depthwise>),
+    /// Values times those of another buffer, which may have one position for all.
+    Gate {
+        from: usize,
+        by: usize,
         to: usize,
     },
     /// Another function of single values.
@@ -103,6 +110,8 @@ impl Step {
             | Step::Affine { from, .. }
             | Step::Norm { from, .. } => vec![*from],
             Step::Add { from, .. } => from.to_vec(),
+            Step::Depthwise(layer) => vec![layer.from],
+            Step::Gate { from, by, .. } => vec![*from, *by],
             Step::Attention(attention) => attention.buffers(),
             Step::Copy { from, .. } => vec![from.buffer],
             Step::Fill { .. } => Vec::new(),
@@ -119,7 +128,9 @@ impl Step {
             | Step::Activate { to, .. }
             | Step::Affine { to, .. }
             | Step::Norm { to, .. }
+            | Step::Gate { to, .. }
             | Step::Fill { to, .. } => *to,
+            Step::Depthwise(layer) => layer.to,
             Step::Attention(attention) => attention.to,
             Step::Copy { to, .. } => to.buffer,
         }
@@ -163,6 +174,7 @@ impl Step {
         let values = |to: &usize| buffers[*to].positions() * buffers[*to].channels;
         match self {
             Step::Activate { to, .. } => values(to),
+            Step::Gate { from, by, .. } => values(from) + values(by),
             Step::Norm { to, .. } => values(to) + buffers[*to].positions(),
             Step::Attention(attention) => attention.kept_of_row(),
             _ => 0,

@@ -197,7 +197,9 @@ mod tokens {
         module::Module,
         nn::{
             BatchNorm, BatchNormConfig, LayerNorm, LayerNormConfig, Linear, LinearConfig,
+            PaddingConfig2d,
             conv::{Conv2d, Conv2dConfig},
+            pool::{AvgPool2d, AvgPool2dConfig, MaxPool2d, MaxPool2dConfig},
             transformer::{TransformerEncoder, TransformerEncoderConfig, TransformerEncoderInput},
         },
         tensor::{
@@ -360,6 +362,70 @@ mod tokens {
                 which,
             };
             let x = noise([2, 2, 6, 7], 3).mul_scalar(2.0);
+            let graph = Graph::trace(&net, |m, x| m.forward(x), &x).unwrap();
+            agrees(&graph, x);
+        }
+    }
+
+    #[derive(Module, Debug)]
+    struct Mobile {
+        first: Conv2d,
+        depthwise: Conv2d,
+        dilated: Conv2d,
+        grouped: Conv2d,
+        squeeze: Conv2d,
+        excite: Conv2d,
+        pool: AvgPool2d,
+        most: MaxPool2d,
+        head: Linear,
+    }
+
+    impl Mobile {
+        fn forward(&self, x: Tensor<4>) -> Tensor<2> {
+            let x = relu(self.first.forward(x));
+            let x = relu(self.depthwise.forward(x)).clamp(0.0, 6.0);
+            let x = x.clone() + silu(self.dilated.forward(x));
+            let pooled = x.clone().mean_dims(&[2, 3]);
+            let gates = sigmoid(self.excite.forward(relu(self.squeeze.forward(pooled))));
+            let x = relu(self.grouped.forward(x * gates));
+            let x = self.most.forward(self.pool.forward(x));
+            let x = x.clone() * tanh(x);
+            self.head.forward(x.mean_dims(&[2, 3]).flatten(1, 3))
+        }
+    }
+
+    #[test]
+    fn depthwise_grouped_pooled_and_gated_networks_agree() {
+        let device = Device::flex();
+        let conv = |channels: [usize; 2], kernel: usize, stride: usize, dilation: usize, groups| {
+            let pad = kernel / 2 * dilation;
+            Conv2dConfig::new(channels, [kernel, kernel])
+                .with_stride([stride, stride])
+                .with_dilation([dilation, dilation])
+                .with_padding(PaddingConfig2d::Explicit(pad, pad, pad, pad))
+                .with_groups(groups)
+                .init(&device)
+        };
+        for (count_padding, groups) in [(true, 4), (false, 12), (false, 2)] {
+            let net = Mobile {
+                first: conv([3, 24], 3, 1, 1, 1),
+                depthwise: conv([24, 24], 3, 2, 1, 24),
+                dilated: conv([24, 24], 3, 1, 2, 24),
+                grouped: conv([24, 48], 3, 1, 1, groups),
+                squeeze: conv([24, 5], 1, 1, 1, 1),
+                excite: conv([5, 24], 1, 1, 1, 1),
+                pool: AvgPool2dConfig::new([3, 2])
+                    .with_strides([2, 1])
+                    .with_padding(PaddingConfig2d::Explicit(1, 1, 1, 1))
+                    .with_count_include_pad(count_padding)
+                    .init(),
+                most: MaxPool2dConfig::new([2, 2])
+                    .with_strides([1, 1])
+                    .with_dilation([2, 2])
+                    .init(),
+                head: LinearConfig::new(48, 3).init(&device),
+            };
+            let x = noise([3, 3, 15, 14], 4);
             let graph = Graph::trace(&net, |m, x| m.forward(x), &x).unwrap();
             agrees(&graph, x);
         }

@@ -37,6 +37,13 @@ pub(super) struct Strided {
 }
 
 impl Strided {
+    /// Whether the channels of a position are neighbours in one position of the buffer.
+    pub fn is_together(&self, geometry: Geometry) -> bool {
+        let all = geometry.channels;
+        let whole = self.positions.iter().all(|[_, stride]| stride % all == 0);
+        self.spacing == 1 && self.offset % all + self.channels <= all && whole
+    }
+
     /// Where the positions start, in their order.
     pub fn starts(&self) -> Vec<usize> {
         let mut starts = vec![self.offset];

@@ -3,6 +3,8 @@
 use super::{
     super::{
         back::{Back, backwards, column_weights},
+        depthwise::Depthwise,
+        elementwise::Strides,
         kernel::LANES,
         step::{Conv, Place, Step},
         sweep::Packed,
@@ -10,9 +12,10 @@ use super::{
     },
     Compiler,
 };
-use crate::graph::{Binary, NodeId, Op, Unary};
+use crate::graph::{Binary, NodeId, Op, Pool, Unary};
 
 /// The geometry of a convolution.
+#[derive(Clone, Copy)]
 struct Shape {
     kernel: [usize; 2],
     stride: [usize; 2],
@@ -24,31 +27,172 @@ struct Shape {
 impl Compiler<'_> {
     pub(super) fn conv(&mut self, id: NodeId) -> Option<()> {
         let node = self.graph.node(id).clone();
-        let Op::Conv { window, groups: 1 } = &node.op else {
+        let Op::Conv { window, groups } = &node.op else {
             return None;
         };
-        let dense = window.dilation.iter().all(|&d| d == 1);
-        (dense && window.stride.len() == 2).then_some(())?;
         let [channels, height, width] = self.sizes(id)?;
-        let kernel = self.graph.constant(node.inputs[1])?.shape();
-        let values = self.numbers(node.inputs.get(1))?;
-        let (inputs, kernel) = (kernel[1], [kernel[2], kernel[3]]);
-        let shape = Shape {
-            kernel,
-            stride: [window.stride[0], window.stride[1]],
-            padding: [window.padding[0].0, window.padding[1].0],
-            grid: [height, width],
-            channels,
+        let [_, inputs, kernel @ ..] = &self.graph.constant(node.inputs[1])?.shape()[..] else {
+            return None;
         };
+        let (inputs, strides) = (*inputs, super::window(kernel, window)?);
+        let kernel = strides.kernel;
+        let values = self.numbers(node.inputs.get(1))?;
+        let bias = self.bias(id)?;
         let from = self.planes(node.inputs[0])?;
+        if *groups > 1 && inputs == 1 && channels == *groups {
+            let taps = kernel[0] * kernel[1];
+            let weights = (0..taps * channels)
+                .map(|at| values[at % channels * taps + at / channels])
+                .collect();
+            return self.depthwise(
+                id,
+                from,
+                Some(node.name),
+                strides,
+                weights,
+                bias,
+                Vec::new(),
+            );
+        }
+        (strides.dilation == [1, 1]).then_some(())?;
         let weight = |out: usize, c: usize, y: usize, x: usize| -> f32 {
             values[((out * inputs + c) * kernel[0] + y) * kernel[1] + x]
         };
+        let shape = Shape {
+            kernel,
+            stride: strides.stride,
+            padding: strides.padding,
+            grid: [height, width],
+            channels,
+        };
+        if *groups > 1 {
+            return self.grouped(id, from, shape, *groups, weight, bias);
+        }
         let made = |compiler: &Self, place: Place| {
             let all = compiler.planes_of(place.buffer);
             all.slice(1, place.channel, 1, place.channels)
         };
         self.product(id, from, shape, weight, made)
+    }
+
+    /// Groups of channels, some of them together as a convolution of its own with zeros between
+    /// them: as many as fill the inner loops.
+    fn grouped(
+        &mut self,
+        id: NodeId,
+        from: usize,
+        shape: Shape,
+        groups: usize,
+        weight: impl Fn(usize, usize, usize, usize) -> f32,
+        bias: Option<Vec<f32>>,
+    ) -> Option<()> {
+        const FILLED: usize = 32;
+        let source = self.buffers[from];
+        let (inputs, outputs) = (source.channels / groups, shape.channels / groups);
+        let together = (1..=groups)
+            .filter(|count| groups % count == 0)
+            .find(|count| count * inputs >= FILLED && (count * outputs) % LANES == 0)
+            .unwrap_or(groups);
+        let [height, width] = shape.grid;
+        let to = self.buffer(shape.channels, height, width);
+        let name = self.graph.node(id).name.clone();
+        let (last, view, relu) = self.rectified(id, self.planes_of(to));
+        for first in (0..groups).step_by(together) {
+            let part = self.buffer(together * inputs, source.height, source.width);
+            let channels = self
+                .planes_of(from)
+                .slice(1, first * inputs, 1, together * inputs)?;
+            self.steps.push(Step::Copy {
+                from: channels.channels_of(1)?,
+                to: self.all_of(part),
+                first: 0,
+            });
+            let place = Place {
+                buffer: to,
+                channel: first * outputs,
+                channels: together * outputs,
+            };
+            let own = |out: usize, c: usize, y: usize, x: usize| match out / outputs == c / inputs {
+                true => weight(first * outputs + out, c % inputs, y, x),
+                false => 0.0,
+            };
+            let bias = bias
+                .as_ref()
+                .map(|bias| bias[place.channel..][..place.channels].to_vec());
+            let shape = Shape {
+                channels: place.channels,
+                ..shape
+            };
+            let step = self.convolution(name.clone(), part, place, shape, own, bias, None, relu);
+            self.steps.push(step);
+        }
+        self.views.insert(last, view);
+        Some(())
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn depthwise(
+        &mut self,
+        id: NodeId,
+        from: usize,
+        name: Option<String>,
+        strides: Strides,
+        weights: Vec<f32>,
+        bias: Option<Vec<f32>>,
+        shares: Vec<f32>,
+    ) -> Option<()> {
+        let [c, h, w] = self.sizes(id)?;
+        let to = self.buffer(c, h, w);
+        let layer = Depthwise {
+            name,
+            from,
+            to,
+            strides,
+            weights,
+            bias: bias.unwrap_or_default(),
+            shares,
+        };
+        self.step(id, self.planes_of(to), Step::Depthwise(Box::new(layer)))
+    }
+
+    /// The mean of each window.
+    pub(super) fn average(&mut self, id: NodeId, pool: &Pool, count_padding: bool) -> Option<()> {
+        let strides = super::window(&pool.kernel, &pool.window)?;
+        let from = self.planes(self.graph.node(id).inputs[0])?;
+        let [channels, height, width] = self.sizes(id)?;
+        let source = self.buffers[from];
+        let taps = strides.kernel[0] * strides.kernel[1];
+        // Windows that reach beyond the border and its padding count what is there.
+        let count = |axis: usize, size: usize, place: usize| {
+            let padding = strides.padding[axis];
+            let end = match count_padding {
+                true => size + pool.window.padding[axis].1 + padding,
+                false => size + padding,
+            };
+            let start = if count_padding { 0 } else { padding };
+            let first = place * strides.stride[axis];
+            (0..strides.kernel[axis])
+                .map(|k| first + k * strides.dilation[axis])
+                .filter(|at| (start..end).contains(at))
+                .count()
+        };
+        let shares: Vec<f32> = (0..height * width)
+            .map(|at| {
+                let (y, x) = (at / width, at % width);
+                let there = count(0, source.height, y) * count(1, source.width, x);
+                1.0 / there.max(1) as f32
+            })
+            .collect();
+        let weights = vec![1.0; taps * channels];
+        self.depthwise(id, from, None, strides, weights, None, shares)
+    }
+
+    /// `None` where it is no constant; the inner `None` where there is none.
+    fn bias(&self, id: NodeId) -> Option<Option<Vec<f32>>> {
+        match self.graph.node(id).inputs.get(2) {
+            Some(bias) => Some(Some(self.numbers(Some(bias))?)),
+            None => Some(None),
+        }
     }
 
     /// At each position, or of a whole row.
@@ -101,18 +245,8 @@ impl Compiler<'_> {
         made: impl Fn(&Self, Place) -> Option<View>,
     ) -> Option<()> {
         let node = self.graph.node(id).clone();
-        let Shape {
-            kernel,
-            stride,
-            padding,
-            grid,
-            channels,
-        } = shape;
-        let source = self.buffers[from];
-        let bias = match node.inputs.get(2) {
-            Some(bias) => Some(self.numbers(Some(bias))?),
-            None => None,
-        };
+        let Shape { grid, channels, .. } = shape;
+        let bias = self.bias(id)?;
         let place = self.reserved.get(&id).copied();
         let reserved = place.or_else(|| self.reserved.get(&self.relu_of(id)?).copied());
         let to = match reserved {
@@ -129,6 +263,30 @@ impl Compiler<'_> {
             (last, view) = (sum, at);
         }
         let (last, view, relu) = self.rectified(last, view);
+        let step = self.convolution(node.name, from, to, shape, weight, bias, residual, relu);
+        self.step(last, view, step)
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn convolution(
+        &self,
+        name: String,
+        from: usize,
+        to: Place,
+        shape: Shape,
+        weight: impl Fn(usize, usize, usize, usize) -> f32,
+        bias: Option<Vec<f32>>,
+        residual: Option<usize>,
+        relu: bool,
+    ) -> Step {
+        let Shape {
+            kernel,
+            stride,
+            padding,
+            grid,
+            channels,
+        } = shape;
+        let source = self.buffers[from];
         let rows = kernel[0] * kernel[1] * source.channels;
         let run = kernel[1] * source.channels;
         let weights = Packed::new(self.isa, run, rows, channels, |row, out| {
@@ -147,8 +305,8 @@ impl Compiler<'_> {
                 self.isa, channels, source, grid, kernel, stride, padding, weight,
             )),
         };
-        let step = Step::Conv(Box::new(Conv {
-            name: node.name,
+        Step::Conv(Box::new(Conv {
+            name,
             from,
             to,
             kernel,
@@ -160,8 +318,7 @@ impl Compiler<'_> {
             residual,
             relu,
             back,
-        }));
-        self.step(last, view, step)
+        }))
     }
 
     /// The ReLU that alone uses a node.

@@ -16,7 +16,7 @@ use super::{
     step::{Place, Step},
     view::View,
 };
-use crate::graph::{Binary, Graph, NodeId, Op, Reduce, Size, Unary, Value};
+use crate::graph::{Binary, Graph, NodeId, Op, Reduce, Size, Unary, Value, Window};
 
 struct Compiler<'a> {
     graph: &'a Graph,
@@ -71,6 +71,18 @@ pub(super) fn compile(graph: &Graph, isa: Isa) -> Option<Plan> {
         }
     }
     compiler.finish()
+}
+
+/// A window whose positions have a number of one byte each.
+fn window(kernel: &[usize], window: &Window) -> Option<Strides> {
+    let both = |values: &[usize]| <[usize; 2]>::try_from(values).ok();
+    let strides = Strides {
+        kernel: both(kernel)?,
+        stride: both(&window.stride)?,
+        padding: both(&window.padding.iter().map(|p| p.0).collect::<Vec<_>>())?,
+        dilation: both(&window.dilation)?,
+    };
+    (strides.kernel[0] * strides.kernel[1] <= 255).then_some(strides)
 }
 
 impl Compiler<'_> {
@@ -205,22 +217,21 @@ impl Compiler<'_> {
             Op::Linear => self.linear(id),
             Op::Matmul => self.attention(id),
             Op::MaxPool(pool) if pool.kernel.len() == 2 => {
-                let dense = pool.window.dilation.iter().all(|&d| d == 1);
-                (dense && pool.kernel[0] * pool.kernel[1] <= 255).then_some(())?;
                 let from = self.planes(first)?;
                 let [c, h, w] = self.sizes(id)?;
                 let to = self.buffer(c, h, w);
-                let strides = Strides {
-                    kernel: [pool.kernel[0], pool.kernel[1]],
-                    stride: [pool.window.stride[0], pool.window.stride[1]],
-                    padding: [pool.window.padding[0].0, pool.window.padding[1].0],
-                };
+                let strides = window(&pool.kernel, &pool.window)?;
                 self.step(id, self.planes_of(to), Step::MaxPool { from, to, strides })
             }
+            Op::AvgPool {
+                pool,
+                count_padding,
+            } if pool.kernel.len() == 2 => self.average(id, pool, *count_padding),
             Op::AdaptiveAvgPool { size } if size[..] == [1, 1] => self.mean(id, &[2, 3]),
             Op::Reduce(Reduce::Mean, axes) => self.mean(id, axes),
             Op::Unary(unary) => self.unary(id, *unary),
             Op::Binary(Binary::Add) if self.are_computed(&node.inputs) => self.add(id),
+            Op::Binary(Binary::Mul) if self.are_computed(&node.inputs) => self.gate(id),
             Op::Binary(binary) => self.affine(id, *binary),
             Op::BatchNorm { epsilon } => self.batch_norm(id, *epsilon),
             Op::LayerNorm { epsilon } => self.layer_norm(id, *epsilon),
@@ -318,6 +329,28 @@ impl Compiler<'_> {
         let to = self.like(a.buffer);
         let (last, view, relu) = self.rectified(id, a.of(to));
         self.step(last, view, Step::Add { from, to, relu })
+    }
+
+    /// Of two nodes; the smaller one may have one value for each channel.
+    fn gate(&mut self, id: NodeId) -> Option<()> {
+        let inputs = self.graph.node(id).inputs.clone();
+        let (a, b) = (self.whole(inputs[0])?, self.whole(inputs[1])?);
+        let positions = |view: &View| self.buffers[view.buffer].positions();
+        let (values, by) = match positions(&a) >= positions(&b) {
+            true => (a, b),
+            false => (b, a),
+        };
+        let same =
+            values.of(by.buffer) == by && self.buffers[values.buffer] == self.buffers[by.buffer];
+        let one_each = values.rank() == 4
+            && values.rank() == by.rank()
+            && positions(&by) == 1
+            && values == self.planes_of(values.buffer)
+            && by == self.planes_of(by.buffer);
+        ((same || one_each) && values.buffer != by.buffer).then_some(())?;
+        let to = self.like(values.buffer);
+        let (from, by) = (values.buffer, by.buffer);
+        self.step(id, values.of(to), Step::Gate { from, by, to })
     }
 
     /// With a constant.

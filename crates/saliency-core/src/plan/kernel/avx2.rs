@@ -1,6 +1,6 @@
 use std::arch::x86_64::*;
 
-use super::{Finish, LANES, Pool, Sums, Tile, Unpool, WIDEST, portable};
+use super::{Finish, LANES, Pool, Sums, Tile, Unpool, WIDEST, Work};
 
 /// The caller has checked the tile and that the machine has AVX2 and FMA.
 pub(super) fn tile(tile: Tile, sums: &mut Sums) {
@@ -53,22 +53,22 @@ unsafe fn block<const M: usize>(tile: Tile, sums: &mut Sums) {
 }
 
 pub(super) fn finish(finish: Finish) {
-    vectorised(|| portable::finish(finish));
+    vectorised(finish);
 }
 
 pub(super) fn pool(pool: Pool) {
-    vectorised(|| portable::pool(pool));
+    vectorised(pool);
 }
 
 pub(super) fn unpool(unpool: Unpool) {
-    vectorised(|| portable::unpool(unpool));
+    vectorised(unpool);
 }
 
 /// Work that the compiler may vectorise with these instructions.
-pub(super) fn vectorised<R>(work: impl FnOnce() -> R) -> R {
+pub(super) fn vectorised<W: Work>(work: W) -> W::Made {
     #[target_feature(enable = "avx2,fma")]
-    fn inside<R>(work: impl FnOnce() -> R) -> R {
-        work()
+    fn inside<W: Work>(work: W) -> W::Made {
+        work.run()
     }
     // SAFETY: `Isa` picks this module only where the machine has the instructions.
     unsafe { inside(work) }

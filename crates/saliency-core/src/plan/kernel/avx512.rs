@@ -1,6 +1,6 @@
 use std::arch::x86_64::*;
 
-use super::{Finish, LANES, Overlap, POSITIONS, Pool, Rectify, Sums, Tile, Unpool, WIDEST};
+use super::{Finish, LANES, Overlap, POSITIONS, Pool, Rectify, Sums, Tile, Unpool, WIDEST, Work};
 
 /// The caller has checked the tile and that the machine has AVX-512F.
 pub(super) fn tile(tile: Tile, sums: &mut Sums) {
@@ -252,10 +252,10 @@ unsafe fn add_windows(overlap: Overlap) {
 }
 
 /// Work that the compiler may vectorise with these instructions.
-pub(super) fn vectorised<R>(work: impl FnOnce() -> R) -> R {
+pub(super) fn vectorised<W: Work>(work: W) -> W::Made {
     #[target_feature(enable = "avx512f")]
-    fn inside<R>(work: impl FnOnce() -> R) -> R {
-        work()
+    fn inside<W: Work>(work: W) -> W::Made {
+        work.run()
     }
     // SAFETY: `Isa` picks this module only where the machine has the instructions.
     unsafe { inside(work) }

@@ -146,6 +146,14 @@ pub(super) struct Overlap<'a> {
     pub out: &'a mut [f32],
 }
 
+/// Loops that are compiled for every set of instructions. `run` must always be inlined, or it is
+/// compiled for the oldest machines only; closures and functions as values are not.
+pub(super) trait Work {
+    type Made;
+
+    fn run(self) -> Self::Made;
+}
+
 /// A set of instructions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Isa {
@@ -251,16 +259,14 @@ impl Isa {
 }
 
 impl Isa {
-    /// Work whose loops the compiler vectorises with these instructions, as far as it inlines
-    /// them.
-    #[inline(always)]
-    pub fn vectorised<R>(self, work: impl FnOnce() -> R) -> R {
+    /// Does work in loops that the compiler vectorises with these instructions.
+    pub fn vectorised<W: Work>(self, work: W) -> W::Made {
         match self {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 | Isa::Amx => avx512::vectorised(work),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => avx2::vectorised(work),
-            _ => work(),
+            _ => work.run(),
         }
     }
 

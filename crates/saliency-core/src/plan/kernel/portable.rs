@@ -1,4 +1,4 @@
-use super::{Finish, LANES, Overlap, Pool, Rectify, Spaced, Sums, Tile, Unpool, WIDEST};
+use super::{Finish, LANES, Overlap, Pool, Rectify, Spaced, Sums, Tile, Unpool, WIDEST, Work};
 
 pub(super) fn tile(tile: Tile, sums: &mut Sums) {
     for (m, &start) in tile.starts.iter().enumerate() {
@@ -16,6 +16,21 @@ pub(super) fn tile(tile: Tile, sums: &mut Sums) {
         }
     }
 }
+
+macro_rules! works {
+    ($($kind:ident: $run:ident),*) => {
+        $(impl Work for $kind<'_> {
+            type Made = ();
+
+            #[inline(always)]
+            fn run(self) {
+                $run(self);
+            }
+        })*
+    };
+}
+
+works!(Finish: finish, Pool: pool, Unpool: unpool);
 
 #[inline(always)]
 pub(super) fn finish(finish: Finish) {
