@@ -36,7 +36,8 @@
 //! - [`analysis`]: comparing classes, noise, sensitivity, localisation, importance.
 //! - [`Run`]: batch size, progress, cancellation.
 //!
-//! With the feature `flex`, graphs of convolutional networks run on compiled plans on the CPU.
+//! With the feature `flex`, graphs of convolutional networks and vision transformers run on
+//! compiled plans on the CPU.
 //!
 //! This crate reads no files, prints nothing and keeps no global state.
 

@@ -90,8 +90,8 @@ impl Compiler<'_> {
         let source = self.buffers[from];
         let (inputs, outputs) = (source.channels / groups, shape.channels / groups);
         let together = (1..=groups)
-            .filter(|count| groups % count == 0)
-            .find(|count| count * inputs >= FILLED && (count * outputs) % LANES == 0)
+            .filter(|count| groups.is_multiple_of(*count))
+            .find(|count| count * inputs >= FILLED && (count * outputs).is_multiple_of(LANES))
             .unwrap_or(groups);
         let [height, width] = shape.grid;
         let to = self.buffer(shape.channels, height, width);

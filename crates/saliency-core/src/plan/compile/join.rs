@@ -20,7 +20,7 @@ impl Compiler<'_> {
             let kinds: Option<Vec<bool>> = node
                 .inputs
                 .iter()
-                .map(|input| self.from_conv(*input, id))
+                .map(|input| self.conv_of(*input, id))
                 .collect();
             let alike = kinds.is_some_and(|kinds| kinds.iter().all(|kind| *kind == kinds[0]));
             let channels: Option<Vec<usize>> = node
@@ -52,7 +52,7 @@ impl Compiler<'_> {
 
     /// Whether a ReLU makes a convolution's values what only `user` uses; `None` where it is
     /// something else.
-    fn from_conv(&self, id: NodeId, user: NodeId) -> Option<bool> {
+    fn conv_of(&self, id: NodeId, user: NodeId) -> Option<bool> {
         let alone = |id: NodeId, user: NodeId| self.only_user(id) == Some(user);
         let is_conv = |id: NodeId| matches!(self.op(id), Op::Conv { groups: 1, .. });
         alone(id, user).then_some(())?;
