@@ -6,6 +6,7 @@ use super::{
     buffer::Buffer,
     kernel::{Isa, POSITIONS, Tile, WIDEST},
     normalise::{softmax, softmax_back},
+    tiled,
 };
 
 /// Where queries, keys or values are in a buffer, position by position.
@@ -214,35 +215,41 @@ enum Factor<'a> {
     Transposed(&'a [f32], usize),
 }
 
+impl Factor<'_> {
+    /// Some of its `columns`, beside each other in lines of `width` floats.
+    fn pack(self, columns: usize, first: usize, width: usize, panel: &mut [f32]) {
+        let some = width.min(columns - first);
+        for (k, to) in panel.chunks_exact_mut(width).enumerate() {
+            match self {
+                Factor::Plain(values) => {
+                    to[..some].copy_from_slice(&values[k * columns + first..][..some]);
+                }
+                Factor::Transposed(values, len) => {
+                    for (j, to) in to[..some].iter_mut().enumerate() {
+                        *to = values[(first + j) * len + k];
+                    }
+                }
+            }
+            to[some..].fill(0.0);
+        }
+    }
+}
+
 /// `out[m][n]` = sum over k of `left[m][k] right[k][n]`, `columns` of them.
 fn product(isa: Isa, left: &[f32], right: Factor, columns: usize, out: &mut [f32]) {
     let rows = out.len() / columns;
     let inner = left.len() / rows;
-    let (width, tile) = (isa.width(), isa.positions());
+    let width = isa.width();
+    if isa.splits(inner) {
+        let pack = |first: usize, panel: &mut [f32]| right.pack(columns, first, width, panel);
+        return tiled::product(isa, left, [rows, inner, columns], pack, out);
+    }
+    let tile = isa.positions();
     let mut panel = vec![0.0; inner * width];
     let mut sums = [0.0; POSITIONS * WIDEST];
     for column in (0..columns).step_by(width) {
         let some = width.min(columns - column);
-        match right {
-            Factor::Plain(values) => {
-                for (to, from) in panel
-                    .chunks_exact_mut(width)
-                    .zip(values.chunks_exact(columns))
-                {
-                    to[..some].copy_from_slice(&from[column..column + some]);
-                    to[some..].fill(0.0);
-                }
-            }
-            Factor::Transposed(values, len) => {
-                let values = &values[column * len..];
-                for (k, to) in panel.chunks_exact_mut(width).enumerate() {
-                    for (j, to) in to[..some].iter_mut().enumerate() {
-                        *to = values[j * len + k];
-                    }
-                    to[some..].fill(0.0);
-                }
-            }
-        }
+        right.pack(columns, column, width, &mut panel);
         for row in (0..rows).step_by(tile) {
             let count = tile.min(rows - row);
             let starts: [usize; POSITIONS] =

@@ -18,6 +18,13 @@ pub(super) struct Strides {
     pub dilation: [usize; 2],
 }
 
+impl Strides {
+    /// Where each position of the window has a number of one byte.
+    pub fn numbered(self) -> Option<Self> {
+        (self.kernel[0] * self.kernel[1] <= 255).then_some(self)
+    }
+}
+
 /// What goes into a position besides what is there already.
 struct Terms<'a> {
     sums: &'a [f32],

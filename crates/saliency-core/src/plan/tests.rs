@@ -296,6 +296,16 @@ mod tokens {
         }
     }
 
+    /// More window positions than a byte can count.
+    #[test]
+    fn wide_windows_have_a_plan() {
+        let device = Device::flex();
+        let conv: Conv2d = Conv2dConfig::new([1, 3], [17, 16]).init(&device);
+        let forward = |m: &Conv2d, x| m.forward(x).mean_dims(&[2, 3]).flatten::<2>(1, 3);
+        let x = noise([1, 1, 20, 18], 6);
+        agrees(&Graph::trace(&conv, forward, &x).unwrap(), x);
+    }
+
     #[test]
     fn vision_transformers_agree() {
         for (norm_first, pooled) in [(true, false), (false, true)] {

@@ -7,8 +7,8 @@ use rayon::prelude::*;
 use super::{
     buffer::{Buffer, Geometry},
     kernel::{
-        LANES, Line, Multiplier, PANEL, PANEL_STEP, PARTS, Positions, Product, STEP, TILE_ROWS,
-        Tiles, split_left, split_right, split_transposed,
+        Isa, LANES, Line, Multiplier, PANEL, PANEL_STEP, PARTS, Positions, Product, STEP,
+        TILE_ROWS, Tiles, split_left, split_right, split_transposed,
     },
     sweep::{Packed, Reads, Sink, Weights, Writes},
 };
@@ -369,6 +369,65 @@ pub(super) fn line(
                         if x < count {
                             out[x * pitch + column..][..some].copy_from_slice(&sums[..some]);
                         }
+                    }
+                }
+            }
+        }
+    });
+}
+
+/// A product of matrices of `[rows, inner, columns]`. `pack` brings [`PANEL`] columns of the right
+/// one side by side, from the given one on.
+pub(super) fn product(
+    isa: Isa,
+    left: &[f32],
+    [rows, inner, columns]: [usize; 3],
+    pack: impl Fn(usize, &mut [f32]),
+    out: &mut [f32],
+) {
+    let steps_of = inner.div_ceil(STEP);
+    let pairs = rows.div_ceil(2 * TILE_ROWS);
+    let tile = rows.div_ceil(2 * pairs);
+    let plane = 2 * pairs * tile;
+    let steps: Vec<usize> = (0..steps_of).map(|c| c * PARTS * plane).collect();
+    let multiplier = Multiplier::new(isa, tile);
+    let mut panel = vec![0.0; inner * PANEL];
+    let mut sums = Tiles([0.0; 2 * TILE_ROWS * PANEL]);
+    let left_len = steps_of * PARTS * plane;
+    with_lines(left_len + steps_of * PANEL_STEP, |lines| {
+        let (split, right) = lines.split_at_mut(left_len);
+        let from = Positions {
+            values: left,
+            channels: inner,
+            spacing: inner,
+            count: rows,
+        };
+        split_left(isa, from, 0, plane, split);
+        for column in (0..columns).step_by(PANEL) {
+            pack(column, &mut panel);
+            for (step, right) in right.chunks_exact_mut(PANEL_STEP).enumerate() {
+                let first = step * STEP;
+                let count = (inner - first).min(STEP);
+                split_right(isa, &panel[first * PANEL..], PANEL, count, right);
+            }
+            let some = PANEL.min(columns - column);
+            for pair in 0..pairs {
+                let starts = [2 * pair * tile, (2 * pair + 1) * tile];
+                multiplier.multiply(
+                    &Product {
+                        left: split,
+                        plane,
+                        starts,
+                        steps: &steps,
+                        right,
+                    },
+                    &mut sums,
+                );
+                for (sums, start) in sums.0.chunks_exact(TILE_ROWS * PANEL).zip(starts) {
+                    let rows = tile.min(rows.saturating_sub(start));
+                    for (m, sums) in sums.chunks_exact(PANEL).take(rows).enumerate() {
+                        out[(start + m) * columns + column..][..some]
+                            .copy_from_slice(&sums[..some]);
                     }
                 }
             }

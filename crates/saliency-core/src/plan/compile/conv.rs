@@ -141,6 +141,7 @@ impl Compiler<'_> {
         bias: Option<Vec<f32>>,
         shares: Vec<f32>,
     ) -> Option<()> {
+        let strides = strides.numbered()?;
         let [c, h, w] = self.sizes(id)?;
         let to = self.buffer(c, h, w);
         let layer = Depthwise {

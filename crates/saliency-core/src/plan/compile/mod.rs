@@ -73,16 +73,14 @@ pub(super) fn compile(graph: &Graph, isa: Isa) -> Option<Plan> {
     compiler.finish()
 }
 
-/// A window whose positions have a number of one byte each.
 fn window(kernel: &[usize], window: &Window) -> Option<Strides> {
     let both = |values: &[usize]| <[usize; 2]>::try_from(values).ok();
-    let strides = Strides {
+    Some(Strides {
         kernel: both(kernel)?,
         stride: both(&window.stride)?,
         padding: both(&window.padding.iter().map(|p| p.0).collect::<Vec<_>>())?,
         dilation: both(&window.dilation)?,
-    };
-    (strides.kernel[0] * strides.kernel[1] <= 255).then_some(strides)
+    })
 }
 
 impl Compiler<'_> {
@@ -220,7 +218,7 @@ impl Compiler<'_> {
                 let from = self.planes(first)?;
                 let [c, h, w] = self.sizes(id)?;
                 let to = self.buffer(c, h, w);
-                let strides = window(&pool.kernel, &pool.window)?;
+                let strides = window(&pool.kernel, &pool.window)?.numbered()?;
                 self.step(id, self.planes_of(to), Step::MaxPool { from, to, strides })
             }
             Op::AvgPool {
