@@ -439,6 +439,7 @@ impl Compiler<'_> {
             let (place, c) = (row / source.channels, row % source.channels);
             weight(out, c, place / kernel[1], place % kernel[1])
         });
+        let packed = packed.for_positions(height * width);
         let back = match source.channels < LANES && rows > LANES && kernel != [1, 1] {
             true => Back::Columns(column_weights(
                 self.isa,

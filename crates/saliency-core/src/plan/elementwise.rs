@@ -211,6 +211,47 @@ pub(super) fn max_pool(isa: Isa, from: &Buffer, to: &mut Buffer, strides: &Strid
     maxima
 }
 
+/// The same without the places, for rows of `from` that are parts of pictures like `picture`:
+/// the window of output (0, 0) starts at `origins`, which may lie outside, and so does `from`.
+pub(super) fn max_pool_at(
+    isa: Isa,
+    from: &Buffer,
+    to: &mut Buffer,
+    strides: &Strides,
+    picture: Geometry,
+    origins: &[[isize; 2]],
+) {
+    let Geometry {
+        width, channels, ..
+    } = to.geometry;
+    let inside = |at: isize, size: usize| (0..size as isize).contains(&at);
+    let len = to.geometry.len();
+    let rows = to.data.par_chunks_mut(len).zip(origins).enumerate();
+    rows.for_each(|(row, (out, origin))| {
+        let (mut found, mut places) = (Vec::new(), vec![0; channels]);
+        for (index, out) in out.chunks_exact_mut(channels).enumerate() {
+            let start = [
+                index / width * strides.stride[0],
+                index % width * strides.stride[1],
+            ];
+            found.clear();
+            for place in 0..strides.kernel[0] * strides.kernel[1] {
+                let y = (start[0] + place / strides.kernel[1]) as isize;
+                let x = (start[1] + place % strides.kernel[1]) as isize;
+                if inside(origin[0] + y, picture.height) && inside(origin[1] + x, picture.width) {
+                    found.push((from.geometry.at(row, y, x), place as u8));
+                }
+            }
+            isa.pool(Pool {
+                source: &from.data,
+                taps: &found,
+                out,
+                places: &mut places,
+            });
+        }
+    });
+}
+
 /// Adds gradients where the maxima were. Bands of lines of the target are done side by side,
 /// each with all the outputs that reach into it.
 pub(super) fn max_pool_back(

@@ -70,6 +70,16 @@ impl Tape {
     }
 }
 
+/// What a forward pass keeps besides the outputs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Keep {
+    Nothing,
+    /// What the backward pass needs.
+    Tape,
+    /// The values of all buffers.
+    Buffers,
+}
+
 /// What a ReLU passes back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ReluRule {
@@ -91,7 +101,7 @@ impl ReluRule {
 impl Plan {
     /// Outputs `[rows, outputs]` for inputs `[rows, channels, height, width]`.
     pub fn forward(&self, input: &[f32], rows: usize) -> Vec<f32> {
-        self.pass(input, rows, false, None).0
+        self.pass(input, rows, Keep::Nothing, None).0
     }
 
     /// The same, with what the backward pass needs, and the values of one buffer.
@@ -101,21 +111,39 @@ impl Plan {
         rows: usize,
         tap: Option<usize>,
     ) -> (Vec<f32>, Tape) {
-        self.pass(input, rows, true, tap)
+        self.pass(input, rows, Keep::Tape, tap)
     }
 
-    fn pass(&self, input: &[f32], rows: usize, keep: bool, tap: Option<usize>) -> (Vec<f32>, Tape) {
+    fn pass(&self, input: &[f32], rows: usize, keep: Keep, tap: Option<usize>) -> (Vec<f32>, Tape) {
+        let mut buffers = self.entered(input, rows);
+        self.pass_on(&mut buffers, 0, rows, keep, tap)
+    }
+
+    /// Buffers of which only the input's has values.
+    pub(super) fn entered(&self, input: &[f32], rows: usize) -> Vec<Option<Buffer>> {
+        let mut buffers: Vec<Option<Buffer>> = vec![None; self.buffers.len()];
+        let mut first = self.take(self.buffers[self.input], rows, false);
+        first.set_planes(input);
+        buffers[self.input] = Some(first);
+        buffers
+    }
+
+    /// The steps from `start` on, with the buffers that those before have written.
+    pub(super) fn pass_on(
+        &self,
+        buffers: &mut [Option<Buffer>],
+        start: usize,
+        rows: usize,
+        keep: Keep,
+        tap: Option<usize>,
+    ) -> (Vec<f32>, Tape) {
         let mut tape = Tape {
             tap: tap.map(|buffer| (buffer, Vec::new())),
             rows,
             bits: vec![None; self.buffers.len()],
             maxima: vec![None; self.steps.len()],
         };
-        let mut buffers: Vec<Option<Buffer>> = vec![None; self.buffers.len()];
-        let mut first = self.take(self.buffers[self.input], rows, false);
-        first.set_planes(input);
-        buffers[self.input] = Some(first);
-        for (index, step) in self.steps.iter().enumerate() {
+        for (index, step) in self.steps.iter().enumerate().skip(start) {
             self.clock.begins(index);
             let target = step.writes();
             let mut to = match buffers[target].take() {
@@ -164,7 +192,7 @@ impl Plan {
                     ..
                 } => {
                     let maxima = max_pool(self.isa, from(*source), &mut to, strides);
-                    tape.maxima[index] = keep.then_some(maxima);
+                    tape.maxima[index] = (keep == Keep::Tape).then_some(maxima);
                 }
                 Step::Mean { from: source, .. } => mean(from(*source), &mut to),
                 Step::Add { from: sources, .. } => {
@@ -190,7 +218,7 @@ impl Plan {
                     });
                 }
             }
-            if keep {
+            if keep == Keep::Tape {
                 tape.bits[target] = bits;
             }
             buffers[target] = Some(to);
@@ -202,7 +230,7 @@ impl Plan {
                 *values = made.to_planes();
             }
             for read in step.reads() {
-                if self.last_reader[read] == index {
+                if self.last_reader[read] == index && keep != Keep::Buffers {
                     self.give(buffers[read].take());
                 }
             }
@@ -428,7 +456,7 @@ impl Plan {
     }
 
     /// Memory of an earlier pass, with a border of zeros; all zeros where `clear`.
-    fn take(&self, geometry: Geometry, rows: usize, clear: bool) -> Buffer {
+    pub(super) fn take(&self, geometry: Geometry, rows: usize, clear: bool) -> Buffer {
         let len = geometry.len() * rows;
         let found = {
             let mut pool = self.pool.lock().unwrap_or_else(|e| e.into_inner());
@@ -454,7 +482,7 @@ impl Plan {
         buffer
     }
 
-    fn give(&self, buffer: Option<Buffer>) {
+    pub(super) fn give(&self, buffer: Option<Buffer>) {
         if let Some(buffer) = buffer {
             let mut pool = self.pool.lock().unwrap_or_else(|e| e.into_inner());
             pool.push(buffer.data);
@@ -481,7 +509,11 @@ fn clear_border(buffer: &mut Buffer) {
     }
 }
 
-fn each_pixel(geometry: &Geometry, rows: usize, mut work: impl FnMut(usize, usize, usize)) {
+pub(super) fn each_pixel(
+    geometry: &Geometry,
+    rows: usize,
+    mut work: impl FnMut(usize, usize, usize),
+) {
     for row in 0..rows {
         for y in 0..geometry.height {
             for x in 0..geometry.width {
