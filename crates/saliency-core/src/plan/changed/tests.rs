@@ -61,7 +61,7 @@ fn sizes() -> impl Strategy<Value = Sizes> {
         1usize..4,
         (1usize..4, 1usize..3),
         (1usize..3, 1usize..3),
-        (12usize..40, 12usize..40),
+        (12usize..28, 12usize..28),
     );
     all.prop_map(|(inputs, kernel, stride, pool, second, picture)| Sizes {
         inputs,
@@ -131,7 +131,7 @@ fn bits(values: &[f32]) -> Vec<u32> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(32))]
+    #![proptest_config(ProptestConfig::with_cases(16))]
 
     /// However many steps are done in rectangles, to the bit.
     #[test]
