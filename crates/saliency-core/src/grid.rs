@@ -13,6 +13,7 @@ use crate::{
     axes,
     error::Error,
     model::Model,
+    near::Near,
     perturb::relative_error,
     run::{Progress, Run, Stage},
     target::Goal,
@@ -191,12 +192,14 @@ pub(crate) fn scores_under<const D: usize>(
     let rows = input.dims()[0];
     let total = masks.len() * rows;
     let device = input.device();
+    let near = Near::new(model, input);
     let mut scores = Vec::with_capacity(total);
     run.batches(Stage::Sampling, total, run.rows(input), |range| {
         let (first, last) = (range.start / rows, (range.end - 1) / rows);
         let needed = (first..=last).flat_map(|i| mask(masks.start + i));
         let needed = maps(needed.collect(), input);
-        let row = indices(range.clone().map(|i| i % rows), &device);
+        let from: Vec<usize> = range.clone().map(|i| i % rows).collect();
+        let row = indices(from.iter().copied(), &device);
         let which = indices(range.clone().map(|i| i / rows - first), &device);
         let masked = blend(
             input.clone().select(0, row.clone()),
@@ -206,7 +209,7 @@ pub(crate) fn scores_under<const D: usize>(
         let goal = goal
             .repeat(last - first + 1)
             .slice(range.start - first * rows, range.end - first * rows);
-        let found = goal.scores(run.call(model, masked)?.inner())?;
+        let found = goal.scores(near.call(run, masked, &from)?)?;
         scores.extend(found.try_into_vec_as::<f64>().map_err(Error::device)?);
         Ok(())
     })?;

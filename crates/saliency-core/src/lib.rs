@@ -57,6 +57,7 @@ mod map;
 mod method;
 mod methods;
 mod model;
+mod near;
 pub mod noise;
 mod perturb;
 mod plan;

@@ -10,6 +10,7 @@ use crate::{
     error::Error,
     features::Groups,
     model::Model,
+    near::Near,
     run::{Run, Stage},
     target::Goal,
 };
@@ -17,6 +18,7 @@ use crate::{
 /// Rows of `input` with values of rows of `others`, and the model that scores them.
 pub(crate) struct Probe<'a, const D: usize> {
     model: &'a dyn Model<D>,
+    near: Near<'a, D>,
     input: &'a Tensor<D>,
     others: Tensor<D>,
     goal: &'a Goal,
@@ -52,6 +54,7 @@ impl<'a, const D: usize> Probe<'a, D> {
     ) -> Result<Self, Error> {
         Ok(Probe {
             others: baseline.of(input)?,
+            near: Near::new(model, input),
             model,
             input,
             goal,
@@ -68,6 +71,7 @@ impl<'a, const D: usize> Probe<'a, D> {
     ) -> Self {
         Probe {
             others: input.clone(),
+            near: Near::new(model, input),
             model,
             input,
             goal,
@@ -140,7 +144,7 @@ impl<'a, const D: usize> Probe<'a, D> {
                 }
                 let mask = Tensor::<D, Bool>::from_data(TensorData::new(replaced, shape), &device);
                 let changed = pick(self.input, &rows).mask_where(mask, pick(&self.others, &others));
-                let outputs = self.run.call(self.model, changed)?.inner();
+                let outputs = self.near.call(self.run, changed, &rows)?;
                 scores.extend(read(self.goal.pick(&rows).scores(outputs)?)?);
                 self.run
                     .report(Stage::Attributing, part.done + end, part.total)

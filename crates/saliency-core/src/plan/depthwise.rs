@@ -26,7 +26,14 @@ impl Depthwise {
     }
 }
 
-pub(super) fn depthwise(isa: Isa, layer: &Depthwise, from: &Buffer, to: &mut Buffer) {
+/// With windows that lie as `strides` say.
+pub(super) fn depthwise(
+    isa: Isa,
+    layer: &Depthwise,
+    strides: &Strides,
+    from: &Buffer,
+    to: &mut Buffer,
+) {
     let Geometry {
         width, channels, ..
     } = to.geometry;
@@ -35,7 +42,7 @@ pub(super) fn depthwise(isa: Isa, layer: &Depthwise, from: &Buffer, to: &mut Buf
         let values = &from.data[row * source.len()..][..source.len()];
         let mut found = Vec::new();
         for (x, out) in line.chunks_exact_mut(channels).enumerate() {
-            taps(source, &layer.strides, [y, x], &mut found);
+            taps(source, strides, [y, x], &mut found);
             match layer.bias.is_empty() {
                 true => out.fill(0.0),
                 false => out.copy_from_slice(&layer.bias),

@@ -19,6 +19,11 @@ pub(super) struct Strides {
 }
 
 impl Strides {
+    /// Positions from the first of the window to one past its last.
+    pub fn reach(&self, axis: usize) -> usize {
+        (self.kernel[axis] - 1) * self.dilation[axis] + 1
+    }
+
     /// Where each position of the window has a number of one byte.
     pub fn numbered(self) -> Option<Self> {
         (self.kernel[0] * self.kernel[1] <= 255).then_some(self)
@@ -226,6 +231,47 @@ pub(super) fn max_pool(isa: Isa, from: &Buffer, to: &mut Buffer, strides: &Strid
     maxima
 }
 
+/// The same without the places, for rows of `from` that are parts of pictures like `picture`:
+/// the window of output (0, 0) starts at `origins`, which may lie outside, and so does `from`.
+pub(super) fn max_pool_at(
+    isa: Isa,
+    from: &Buffer,
+    to: &mut Buffer,
+    strides: &Strides,
+    picture: Geometry,
+    origins: &[[isize; 2]],
+) {
+    let Geometry {
+        width, channels, ..
+    } = to.geometry;
+    let inside = |at: isize, size: usize| (0..size as isize).contains(&at);
+    let len = to.geometry.len();
+    let rows = to.data.par_chunks_mut(len).zip(origins).enumerate();
+    rows.for_each(|(row, (out, origin))| {
+        let (mut found, mut places) = (Vec::new(), vec![0; channels]);
+        for (index, out) in out.chunks_exact_mut(channels).enumerate() {
+            let start = [
+                index / width * strides.stride[0],
+                index % width * strides.stride[1],
+            ];
+            found.clear();
+            for place in 0..strides.kernel[0] * strides.kernel[1] {
+                let at = [place / strides.kernel[1], place % strides.kernel[1]];
+                let [y, x] = [0, 1].map(|d| (start[d] + at[d] * strides.dilation[d]) as isize);
+                if inside(origin[0] + y, picture.height) && inside(origin[1] + x, picture.width) {
+                    found.push((from.geometry.at(row, y, x), place as u8));
+                }
+            }
+            isa.pool(Pool {
+                source: &from.data,
+                taps: &found,
+                out,
+                places: &mut places,
+            });
+        }
+    });
+}
+
 /// Adds gradients where the maxima were. Bands of lines of the target are done side by side,
 /// each with all the outputs that reach into it.
 pub(super) fn max_pool_back(
@@ -241,7 +287,7 @@ pub(super) fn max_pool_back(
     let (len, pitch) = (target.len(), target.pitch());
     let lines = target.height + 2 * target.halo;
     let band = lines.div_ceil(4 * rayon::current_num_threads()).max(4);
-    let reach = (strides.kernel[0] - 1) * strides.dilation[0] + 1;
+    let reach = strides.reach(0);
     to.data
         .par_chunks_mut(len)
         .enumerate()

@@ -13,11 +13,14 @@ mod affine;
 mod attention;
 mod back;
 mod buffer;
+mod changed;
 mod compile;
+mod copy;
 mod depthwise;
 mod elementwise;
 mod kernel;
 mod normalise;
+mod pool;
 mod profile;
 mod run;
 mod step;
@@ -41,6 +44,7 @@ use step::Step;
 
 use burn::tensor::{Tensor, TensorData};
 
+pub(crate) use changed::Base;
 pub(crate) use run::ReluRule;
 use run::Tape;
 
@@ -82,12 +86,16 @@ impl Plan {
     pub fn run<const D: usize>(&self, input: Tensor<D>) -> Tensor<2> {
         let (rows, device) = (input.dims()[0], input.device());
         let values = input.try_into_vec_as::<f32>().expect("a readable input");
-        let mut outputs = Vec::new();
-        for range in self.parts(rows) {
-            outputs.extend(self.forward(part_of(&values, rows, &range), range.len()));
-        }
+        let outputs = self.outputs(&values, rows);
         let shape = [rows, outputs.len() / rows];
         Tensor::from_data(TensorData::new(outputs, shape), &device)
+    }
+
+    /// Outputs `[rows, outputs]` of any number of rows.
+    pub fn outputs(&self, values: &[f32], rows: usize) -> Vec<f32> {
+        self.parts(rows)
+            .flat_map(|range| self.forward(part_of(values, rows, &range), range.len()))
+            .collect()
     }
 
     /// Outputs of a batch, and what a backward pass to the input needs, or one to a node.

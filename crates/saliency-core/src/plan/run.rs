@@ -1,7 +1,5 @@
 //! Running a plan forward and back.
 
-use rayon::prelude::*;
-
 use super::{
     Plan,
     activate::{activate, pass_back},
@@ -9,12 +7,12 @@ use super::{
     attention::{attend, attend_back, spread},
     back::{Back, columns},
     buffer::{Bits, Buffer, Geometry},
+    copy::{copy, copy_back},
     depthwise::{depthwise, depthwise_back, gate, gate_back},
     elementwise::{combine, max_pool, max_pool_back, mean, mean_back, rectify},
     normalise::{norm, norm_back},
     step::{Conv, Place, Step},
     sweep::{Epilogue, Reads, Relu, Weights, Writes, sweep},
-    view::Strided,
 };
 
 /// What a forward pass keeps for the backward pass.
@@ -28,7 +26,7 @@ pub(crate) struct Tape {
     /// By step: which element of its window each maximum was.
     maxima: Vec<Option<Vec<u8>>>,
     /// By step: what else its derivative needs, as much for each row.
-    kept: Vec<Vec<f32>>,
+    pub(super) kept: Vec<Vec<f32>>,
 }
 
 impl Tape {
@@ -88,6 +86,16 @@ impl Tape {
     }
 }
 
+/// What a forward pass keeps besides the outputs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Keep {
+    Nothing,
+    /// What the backward pass needs.
+    Tape,
+    /// The values of all buffers.
+    Buffers,
+}
+
 /// What a ReLU passes back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ReluRule {
@@ -109,7 +117,7 @@ impl ReluRule {
 impl Plan {
     /// Outputs `[rows, outputs]` for inputs `[rows, channels, height, width]`.
     pub fn forward(&self, input: &[f32], rows: usize) -> Vec<f32> {
-        self.pass(input, rows, false, None).0
+        self.pass(input, rows, Keep::Nothing, None).0
     }
 
     /// The same, with what the backward pass needs, and the values of one buffer.
@@ -119,10 +127,32 @@ impl Plan {
         rows: usize,
         tap: Option<usize>,
     ) -> (Vec<f32>, Tape) {
-        self.pass(input, rows, true, tap)
+        self.pass(input, rows, Keep::Tape, tap)
     }
 
-    fn pass(&self, input: &[f32], rows: usize, keep: bool, tap: Option<usize>) -> (Vec<f32>, Tape) {
+    fn pass(&self, input: &[f32], rows: usize, keep: Keep, tap: Option<usize>) -> (Vec<f32>, Tape) {
+        let mut buffers = self.entered(input, rows);
+        self.pass_on(&mut buffers, 0, rows, keep, tap)
+    }
+
+    /// Buffers of which only the input's has values.
+    pub(super) fn entered(&self, input: &[f32], rows: usize) -> Vec<Option<Buffer>> {
+        let mut buffers: Vec<Option<Buffer>> = vec![None; self.buffers.len()];
+        let mut first = self.take(self.buffers[self.input], rows, false);
+        first.set_planes(input);
+        buffers[self.input] = Some(first);
+        buffers
+    }
+
+    /// The steps from `start` on, with the buffers that those before have written.
+    pub(super) fn pass_on(
+        &self,
+        buffers: &mut [Option<Buffer>],
+        start: usize,
+        rows: usize,
+        keep: Keep,
+        tap: Option<usize>,
+    ) -> (Vec<f32>, Tape) {
         let mut tape = Tape {
             tap: tap.map(|buffer| (buffer, Vec::new())),
             rows,
@@ -130,11 +160,8 @@ impl Plan {
             maxima: vec![None; self.steps.len()],
             kept: vec![Vec::new(); self.steps.len()],
         };
-        let mut buffers: Vec<Option<Buffer>> = vec![None; self.buffers.len()];
-        let mut first = self.take(self.buffers[self.input], rows, false);
-        first.set_planes(input);
-        buffers[self.input] = Some(first);
-        for (index, step) in self.steps.iter().enumerate() {
+        let taped = keep == Keep::Tape;
+        for (index, step) in self.steps.iter().enumerate().skip(start) {
             self.clock.begins(index);
             let target = step.writes();
             let mut to = match buffers[target].take() {
@@ -150,7 +177,7 @@ impl Plan {
                 false => None,
             };
             let from = |index: usize| buffers[index].as_ref().expect("it was computed before");
-            let mut kept = match keep {
+            let mut kept = match taped {
                 true => self.memory(rows * step.kept_of_row(&self.buffers)),
                 false => Vec::new(),
             };
@@ -183,7 +210,7 @@ impl Plan {
                     ..
                 } => {
                     let maxima = max_pool(self.isa, from(*source), &mut to, strides);
-                    tape.maxima[index] = keep.then_some(maxima);
+                    tape.maxima[index] = taped.then_some(maxima);
                 }
                 Step::Mean { from: source, .. } => mean(from(*source), &mut to),
                 Step::Add { from: sources, .. } => {
@@ -195,13 +222,15 @@ impl Plan {
                     let relu = bits.as_mut().map_or(Relu::No, Relu::Forward);
                     combine(self.isa, from(*source), None, false, relu, &mut to);
                 }
-                Step::Depthwise(layer) => depthwise(self.isa, layer, from(layer.from), &mut to),
+                Step::Depthwise(layer) => {
+                    depthwise(self.isa, layer, &layer.strides, from(layer.from), &mut to);
+                }
                 Step::Gate {
                     from: source, by, ..
                 } => {
                     let (values, factors) = (from(*source), from(*by));
                     gate(values, factors, &mut to);
-                    if keep {
+                    if taped {
                         let len = kept.len() / rows;
                         for (row, kept) in kept.chunks_exact_mut(len).enumerate() {
                             let own =
@@ -242,7 +271,7 @@ impl Plan {
                 Step::Attention(attention) => {
                     let parts = [attention.queries, attention.keys, attention.values];
                     let parts = parts.map(|heads| from(heads.buffer));
-                    if !keep {
+                    if !taped {
                         kept = self.memory(rows * attention.kept_of_row());
                     }
                     let mut scratch = self.memory(rows * attention.scratch_of_row());
@@ -264,7 +293,7 @@ impl Plan {
                     }
                 }
             }
-            match keep {
+            match taped {
                 true => {
                     tape.bits[target] = bits;
                     tape.kept[index] = kept;
@@ -280,7 +309,7 @@ impl Plan {
                 *values = made.to_planes();
             }
             for read in step.reads() {
-                if self.last_reader[read] == index {
+                if self.last_reader[read] == index && keep != Keep::Buffers {
                     self.give(buffers[read].take());
                 }
             }
@@ -580,142 +609,13 @@ impl Plan {
             .take()
             .unwrap_or_else(|| self.take(self.gradients[buffer], rows, true))
     }
-
-    /// Memory of an earlier pass, with a border of zeros; all zeros where `clear`.
-    fn take(&self, geometry: Geometry, rows: usize, clear: bool) -> Buffer {
-        let len = geometry.len() * rows;
-        let Some(mut data) = self.reuse(len) else {
-            return Buffer::zeros(geometry, rows);
-        };
-        data.resize(len, 0.0);
-        let mut buffer = Buffer {
-            geometry,
-            rows,
-            data,
-        };
-        match clear {
-            true => buffer.data.fill(0.0),
-            false => clear_border(&mut buffer),
-        }
-        buffer
-    }
-
-    /// Memory of an earlier pass that is about as large.
-    fn reuse(&self, len: usize) -> Option<Vec<f32>> {
-        let mut pool = self.pool.lock().unwrap_or_else(|e| e.into_inner());
-        let fits = |&index: &usize| (len..4 * len + 4096).contains(&pool[index].capacity());
-        let smallest = (0..pool.len())
-            .filter(fits)
-            .min_by_key(|&index| pool[index].capacity());
-        smallest.map(|index| pool.swap_remove(index))
-    }
-
-    /// So many numbers, whatever they are.
-    fn memory(&self, len: usize) -> Vec<f32> {
-        if len == 0 {
-            return Vec::new();
-        }
-        let mut data = self.reuse(len).unwrap_or_default();
-        data.resize(len, 0.0);
-        data
-    }
-
-    /// Memory for later.
-    fn keep(&self, data: Vec<f32>) {
-        if data.capacity() > 0 {
-            let mut pool = self.pool.lock().unwrap_or_else(|e| e.into_inner());
-            pool.push(data);
-        }
-    }
-
-    fn give(&self, buffer: Option<Buffer>) {
-        if let Some(buffer) = buffer {
-            self.keep(buffer.data);
-        }
-    }
-
-    /// The memory of a tape that has done its work.
-    pub fn recycle(&self, tape: Tape) {
-        tape.kept.into_iter().for_each(|kept| self.keep(kept));
-    }
 }
 
-fn clear_border(buffer: &mut Buffer) {
-    let geometry = buffer.geometry;
-    if geometry.halo == 0 {
-        return;
-    }
-    let (pitch, side) = (geometry.pitch(), geometry.halo * geometry.channels);
-    for row in buffer.data.chunks_mut(geometry.len()) {
-        let lines = row.len() / pitch;
-        for (y, line) in row.chunks_mut(pitch).enumerate() {
-            if y < geometry.halo || y >= lines - geometry.halo {
-                line.fill(0.0);
-            } else {
-                line[..side].fill(0.0);
-                line[pitch - side..].fill(0.0);
-            }
-        }
-    }
-}
-
-/// Values of a buffer to some channels of another one, from its position `first` on.
-fn copy(from: &Buffer, strided: &Strided, to: &mut Buffer, place: Place, first: usize) {
-    let width = to.geometry.width;
-    let channels = to.geometry.channels;
-    let starts = strided.starts();
-    let together = strided.is_together(from.geometry);
-    to.each_line(|row, y, line| {
-        for (x, out) in line.chunks_exact_mut(channels).enumerate() {
-            let position = (y * width + x).checked_sub(first);
-            let Some(&start) = position.and_then(|position| starts.get(position)) else {
-                continue;
-            };
-            let out = &mut out[place.channel..][..strided.channels];
-            if together {
-                let at = from.place(row, start);
-                out.copy_from_slice(&from.data[at..at + strided.channels]);
-                continue;
-            }
-            for (c, out) in out.iter_mut().enumerate() {
-                *out = from.data[from.place(row, start + c * strided.spacing)];
-            }
-        }
-    });
-}
-
-/// Adds the gradient at what [`copy`] wrote to that at where it came from.
-fn copy_back(gradient: &Buffer, place: Place, first: usize, strided: &Strided, to: &mut Buffer) {
-    let channels = gradient.geometry.channels;
-    let geometry = to.geometry;
-    let together = strided.is_together(geometry);
-    let starts = strided.starts();
-    let row_len = geometry.len();
-    let rows = to.data.par_chunks_exact_mut(row_len).enumerate();
-    rows.for_each(|(row, to)| {
-        let place_of = |offset: usize| {
-            let position = offset / geometry.channels;
-            let (y, x) = (position / geometry.width, position % geometry.width);
-            geometry.at(0, y as isize, x as isize) + offset % geometry.channels
-        };
-        for (position, &start) in starts.iter().enumerate() {
-            let at = gradient.place(row, (first + position) * channels + place.channel);
-            let arrived = &gradient.data[at..at + strided.channels];
-            if together {
-                let to = &mut to[place_of(start)..][..strided.channels];
-                for (to, arrived) in to.iter_mut().zip(arrived) {
-                    *to += arrived;
-                }
-                continue;
-            }
-            for (c, arrived) in arrived.iter().enumerate() {
-                to[place_of(start + c * strided.spacing)] += arrived;
-            }
-        }
-    });
-}
-
-fn each_pixel(geometry: &Geometry, rows: usize, mut work: impl FnMut(usize, usize, usize)) {
+pub(super) fn each_pixel(
+    geometry: &Geometry,
+    rows: usize,
+    mut work: impl FnMut(usize, usize, usize),
+) {
     for row in 0..rows {
         for y in 0..geometry.height {
             for x in 0..geometry.width {

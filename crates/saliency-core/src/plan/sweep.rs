@@ -18,6 +18,8 @@ pub(super) struct Packed {
     pub channels: usize,
     /// Channels in a panel.
     width: usize,
+    /// Outputs of one row.
+    positions: usize,
     data: Vec<f32>,
 }
 
@@ -50,8 +52,15 @@ impl Packed {
             rows,
             channels,
             width,
+            positions: usize::MAX,
             data,
         }
+    }
+
+    /// For so many outputs of one row. How sums are made depends on it and not on the rows or
+    /// the outputs of one sweep, so that an output is always the same to the bit.
+    pub fn for_positions(self, positions: usize) -> Self {
+        Packed { positions, ..self }
     }
 
     pub fn panels(&self) -> usize {
@@ -168,7 +177,7 @@ impl<'a> SharedRelu<'a> {
     }
 }
 
-/// Outputs that are not worth a product of tiles.
+/// Outputs of one row that are not worth a product of tiles.
 const FEW: usize = 8;
 
 /// Where sums go.
@@ -275,7 +284,7 @@ pub(super) fn sweep(
     assert_eq!(weights.rows(), reads.window[0] * run);
     let sink = Sink::new(isa, target, writes, epilogue);
     let weights = match weights {
-        Weights::Panels(packed) if !isa.splits(run) || total < FEW => packed,
+        Weights::Panels(packed) if !isa.splits(run) || packed.positions < FEW => packed,
         _ => return tiled::sweep(source, &reads, weights, &writes, &sink),
     };
 

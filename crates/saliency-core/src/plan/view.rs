@@ -44,6 +44,30 @@ impl Strided {
         self.spacing == 1 && self.offset % all + self.channels <= all && whole
     }
 
+    /// Lines and columns from one position to the next, where positions are a grid from the first
+    /// one of a buffer on that fills another.
+    pub fn steps(&self, source: Geometry, target: Geometry) -> Option<[usize; 2]> {
+        let line = source.width * source.channels;
+        let steps = match self.positions[..] {
+            [[count, stride]] if stride == source.channels && count == source.positions() => [1, 1],
+            [[_, down], [_, across]] if down % line == 0 && across % source.channels == 0 => {
+                [down / line, across / source.channels]
+            }
+            _ => return None,
+        };
+        let fits = |size: usize, step: usize, grid: usize| (grid - 1) * step < size;
+        let filled = self
+            .positions
+            .iter()
+            .map(|[size, _]| size)
+            .product::<usize>();
+        let fits = fits(source.height, steps[0], target.height)
+            && fits(source.width, steps[1], target.width)
+            && filled == target.positions()
+            && steps.iter().all(|&step| step > 0);
+        (fits && self.offset < source.channels && self.is_together(source)).then_some(steps)
+    }
+
     /// Where the positions start, in their order.
     pub fn starts(&self) -> Vec<usize> {
         let mut starts = vec![self.offset];

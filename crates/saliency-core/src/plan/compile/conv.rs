@@ -293,7 +293,8 @@ impl Compiler<'_> {
         let weights = Packed::new(self.isa, run, rows, channels, |row, out| {
             let (place, c) = (row / source.channels, row % source.channels);
             weight(out, c, place / kernel[1], place % kernel[1])
-        });
+        })
+        .for_positions(grid[0] * grid[1]);
         let back = match source.channels < LANES && rows > LANES && kernel != [1, 1] {
             true => Back::Columns(column_weights(
                 self.isa,
