@@ -186,7 +186,7 @@ struct Order(u64);
 impl Order {
     fn of(slices: impl Fn(usize) -> u8) -> Self {
         Order((0..GROUP).fold(0, |order, sample| {
-            order | u64::from(slices(sample)) << (4 * sample)
+            order | (u64::from(slices(sample)) << (4 * sample))
         }))
     }
 
@@ -199,7 +199,7 @@ impl Order {
     /// that the variance of a mean depends on, so it is that of a Latin hypercube.
     fn latin(rng: &mut impl Rng) -> Self {
         let Order(multiples) = MULTIPLES[rng.random_range(1..GROUP)];
-        Order(multiples ^ rng.random_range(0..16) * 0x1111_1111_1111_1111)
+        Order(multiples ^ (rng.random_range(0..16) * 0x1111_1111_1111_1111))
     }
 
     /// The first points of a dimension of the Sobol sequence, each bit flipped or not as drawn
@@ -209,8 +209,8 @@ impl Order {
         Order::of(|sample| {
             let flipped = (0..4).fold(0, |flipped, bit| {
                 // 1, then the bits above this one: a number for each node of the tree.
-                let node = 1 << bit | slices[sample] >> (4 - bit);
-                flipped << 1 | (flips >> node & 1) as u8
+                let node = (1 << bit) | (slices[sample] >> (4 - bit));
+                (flipped << 1) | (flips >> node & 1) as u8
             });
             slices[sample] ^ flipped
         })
