@@ -82,13 +82,18 @@ fn assert_close<const D: usize>(what: &str, got: Tensor<D>, want: Tensor<D>, tol
     assert!(error < tolerance, "{what}: {error:.1e}");
 }
 
-/// Every method by name, with few samples and steps: attention methods on a transformer, the
-/// others on a residual network.
+/// Every method by name, with few samples and steps, and SmoothGrad by every design of noise:
+/// attention methods on a transformer, the others on a residual network.
 fn methods() -> Vec<(Net, Recipe)> {
     let few = |recipe: Recipe, option: &str| match recipe.options().contains_key(option) {
         true => recipe.with(option, 5).unwrap(),
         false => recipe,
     };
+    let designs = ["antithetic", "latin_hypercube", "sobol"].map(|design| {
+        let smooth = Recipe::named("smoothgrad").unwrap();
+        let smooth = smooth.with("samples", 16).unwrap();
+        (Net::Residual, smooth.with("design", design).unwrap())
+    });
     Recipe::METHODS
         .iter()
         .map(|method| {
@@ -99,6 +104,7 @@ fn methods() -> Vec<(Net, Recipe)> {
             };
             (net, without_each(few(few(recipe, "samples"), "steps")))
         })
+        .chain(designs)
         .collect()
 }
 

@@ -7,6 +7,10 @@ from server import Refused
 STEPS = (8, 16, 25, 35, 50, 75, 100, 150, 200, 300, 400, 600, 800, 1200, 1600)
 # Captum's names of the rules.
 RULES = {"gausslegendre": "Gauss-Legendre, Captum's default", "riemann_trapezoid": "trapezoid"}
+# Noise of SmoothGrad's samples, as the option `design` has it.
+DESIGNS = ("independent", "antithetic", "latin_hypercube", "sobol")
+# Samples that Captum's NoiseTunnel takes by default.
+CAPTUM = 5
 # Network, size of its pictures, how many of them, batch, rules, most steps.
 STUDIES = (
     ("demo", 96, 8, 64, tuple(RULES), 1600),
@@ -22,13 +26,15 @@ def smoothgrad(ours, quick, log):
         if quick and network == "resnet50":
             continue
         forms = {"mean_absolute": {}, "mean": {}}
-        for design in ("plain", "antithetic", "sobol"):
+        for design in DESIGNS:
             request = {"network": network, "side": side, "samples": samples}
             request |= {"replicates": replicates, "batch": batch}
             answer = ours.ask(900, do="sampling-error", design=design, **request)
             for form, found in forms.items():
                 needed = crossing(answer["samples"], answer[form], 0.05)
                 found[design] = {"samples": answer["samples"], "errors": answer[form], "needed": needed}
+                if design == "independent":
+                    found[design]["captum"] = answer[form][-1] * math.sqrt(samples / CAPTUM)
                 log(f"  SmoothGrad on {network}, {form}, {design}: {needed:.0f} samples for 5 %")
         results += [{"network": network, "form": form, "designs": found} for form, found in forms.items()]
     return results

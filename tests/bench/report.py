@@ -1,7 +1,7 @@
 """The measurements as Markdown."""
 
 import bars
-from counts import RULES
+from counts import CAPTUM, RULES
 from tune import Setting
 
 MEBI = 2**20
@@ -139,11 +139,16 @@ def scaling(part):
 def counts(part):
     rows = []
     for study in part["smoothgrad"]:
-        plain = study["designs"]["plain"]["needed"]
+        base = study["designs"]["independent"]
+        label = [study["network"], FORMS[study["form"]]]
+        percent = lambda error: f"{100 * error:.1f} %"
+        rows.append([*label, f"independent, {CAPTUM} samples as Captum's default", percent(base["captum"]), "", "", ""])
         for design, found in study["designs"].items():
-            rows.append([study["network"], FORMS[study["form"]], design, f"{found['needed']:.0f}", f"{found['needed'] / plain:.2f}"])
-    text = "**Samples for SmoothGrad's map at 5 % relative error.**\n\n"
-    text += table(["network", "form", "noise", "samples", "of plain"], rows)
+            errors = dict(zip(found["samples"], found["errors"]))
+            shown = [percent(errors[n]) for n in (16, 64)]
+            rows.append([*label, design, "", *shown, f"{found['needed']:.0f} ({found['needed'] / base['needed']:.2f})"])
+    text = "**SmoothGrad's relative error by its samples, and samples for 5 % (of independent ones).**\n\n"
+    text += table(["network", "form", "noise", f"{CAPTUM} samples", "16 samples", "64 samples", "for 5 %"], rows)
     rows = []
     for ig in part["ig"]:
         show = lambda needed: ", ".join(str(n) if n else f"over {max(ig['steps'])}" for n in needed)

@@ -132,6 +132,14 @@ fn options_that_make_no_sense() {
             &["no method \"gradcam\""],
         ),
         (
+            &["--method", "smoothgrad", "--option", "design=halton"],
+            &["expected one of `independent`, `antithetic`, `latin_hypercube`, `sobol`"],
+        ),
+        (
+            &["--method", "vargrad", "--option", "design=sobol"],
+            &["design = sobol", "independent"],
+        ),
+        (
             &["--of", "input-x-gradient"],
             &["gradient has no option \"of\""],
         ),

@@ -85,7 +85,7 @@ pub use map::{Map, normalise, pearson};
 pub use method::Method;
 pub use methods::*;
 pub use model::{Model, Probabilities};
-pub use noise::NoiseScale;
+pub use noise::{NoiseDesign, NoiseScale};
 pub use quadrature::Quadrature;
 pub use quasi::Design;
 pub use ranking::{Contribution, FeatureRanking, Ranked};

@@ -1,9 +1,14 @@
 //! Seeded noise, drawn on the host.
 //!
-//! Sample `s` of seed `k` is stream `s` of a ChaCha8 generator seeded with `k`: it depends
-//! on nothing else, so results do not change with the batch size, the device or the other
-//! rows of the batch. All rows of a batch share the noise of a sample (scaled by each row's
-//! own sigma), so a row's map does not depend on its neighbours.
+//! Sample `s` of seed `k` is stream `s` of a ChaCha8 generator seeded with `k` (with what its
+//! [group](NoiseDesign::group) shares, from a stream of the group's): it depends on nothing
+//! else, so results do not change with the batch size, the device or the other rows of the
+//! batch. All rows of a batch share the noise of a sample (scaled by each row's own sigma), so a
+//! row's map does not depend on its neighbours.
+
+mod design;
+mod normal;
+mod waves;
 
 use std::ops::Range;
 
@@ -11,10 +16,11 @@ use burn::tensor::{Tensor, TensorData};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
+
+pub use design::NoiseDesign;
 
 /// How large Gaussian noise is.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -88,15 +94,30 @@ pub fn noisy<const D: usize>(
     seed: u64,
     samples: Range<usize>,
 ) -> Tensor<D> {
-    let dims = input.dims();
-    let elements: usize = dims[1..].iter().product();
+    noisy_by(NoiseDesign::Independent, input, scale, seed, samples)
+}
+
+/// [`noisy`], by a design.
+///
+/// ```
+/// use burn::tensor::{Device, Tensor};
+/// use saliency_core::{NoiseDesign, NoiseScale, noise::noisy_by};
+/// let x = Tensor::<2>::zeros([2, 3], &Device::flex());
+/// let pair = noisy_by(NoiseDesign::Antithetic, &x, NoiseScale::Absolute(1.0), 7, 0..2);
+/// assert_eq!(pair.dims(), [4, 3]);
+/// assert_eq!(pair.sum_dim(0).try_into_vec_as::<f32>().unwrap(), [0.0; 3]);
+/// ```
+pub fn noisy_by<const D: usize>(
+    design: NoiseDesign,
+    input: &Tensor<D>,
+    scale: NoiseScale,
+    seed: u64,
+    samples: Range<usize>,
+) -> Tensor<D> {
     let sigma = scale.sigma(input);
-    let mut shape = dims;
+    let mut shape = input.dims();
+    let drawn = design.draw(shape, seed, samples);
     shape[0] = 1;
-    let drawn: Vec<Vec<f32>> = samples
-        .into_par_iter()
-        .map(|sample| standard_normal(seed, sample, elements))
-        .collect();
     let parts = drawn
         .into_iter()
         .map(|noise| {

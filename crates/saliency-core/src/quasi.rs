@@ -111,6 +111,17 @@ fn direction(dimension: usize) -> [u32; 32] {
     v
 }
 
+/// In which of 16 equal slices of one dimension the first 16 points are.
+pub(crate) fn slices(dimension: usize) -> [u8; 16] {
+    let directions = direction(dimension);
+    let mut state = 0u32;
+    std::array::from_fn(|point: usize| {
+        let slice = (state >> 28) as u8;
+        state ^= directions[point.trailing_ones() as usize];
+        slice
+    })
+}
+
 fn latin_hypercube(samples: usize, dimensions: usize, rng: &mut ChaCha8Rng) -> Vec<f64> {
     let mut points = vec![0.0; samples * dimensions];
     for dimension in 0..dimensions {
@@ -154,6 +165,15 @@ mod tests {
             .collect();
         boxes.sort_unstable();
         assert!(boxes.into_iter().eq(0..64));
+    }
+
+    #[test]
+    fn slices_are_those_of_the_first_points() {
+        let points = Design::Sobol.points(16, 256, 0).unwrap();
+        for dimension in 0..256 {
+            let own = points[dimension..].iter().step_by(256);
+            assert!(own.map(|p| (p * 16.0) as u8).eq(slices(dimension)));
+        }
     }
 
     #[test]

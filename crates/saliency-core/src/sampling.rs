@@ -212,10 +212,102 @@ impl<const D: usize> Moments<D> {
     }
 }
 
+/// Moments of the means of groups of samples, groups being cut anywhere by batches.
+#[derive(Clone, Debug)]
+pub(crate) struct Grouped<const D: usize> {
+    size: usize,
+    whole: Option<Moments<D>>,
+    parts: Vec<Part<D>>,
+}
+
+/// Some of a group's samples.
+#[derive(Clone, Debug)]
+struct Part<const D: usize> {
+    group: usize,
+    count: usize,
+    sum: Tensor<D>,
+}
+
+impl<const D: usize> Grouped<D> {
+    /// Of these samples of each row, sample by sample; the groups' size divides their numbers.
+    pub(crate) fn of(
+        values: Tensor<D>,
+        samples: Range<usize>,
+        size: usize,
+        estimate: Estimate,
+    ) -> Self {
+        if size == 1 {
+            return Grouped {
+                size,
+                whole: Some(Moments::of(values, samples.len(), estimate)),
+                parts: Vec::new(),
+            };
+        }
+        let values = widened(values);
+        let rows = values.dims()[0] / samples.len();
+        let groups = samples.start / size..samples.end.div_ceil(size);
+        let parts = groups.map(|group| {
+            let from = samples.start.max(group * size);
+            let count = samples.end.min((group + 1) * size) - from;
+            let own = values
+                .clone()
+                .narrow(0, (from - samples.start) * rows, count * rows);
+            let sum = over_points(own, count);
+            Part { group, count, sum }
+        });
+        let nothing = Grouped {
+            size,
+            whole: None,
+            parts: Vec::new(),
+        };
+        parts.fold(nothing, Grouped::with)
+    }
+
+    fn with(mut self, part: Part<D>) -> Self {
+        let met = self.parts.iter().position(|own| own.group == part.group);
+        let part = match met.map(|place| self.parts.swap_remove(place)) {
+            Some(own) => Part {
+                count: own.count + part.count,
+                sum: own.sum + part.sum,
+                ..part
+            },
+            None => part,
+        };
+        if part.count < self.size {
+            self.parts.push(part);
+            return self;
+        }
+        let mean = Moments::of(part.sum.div_scalar(self.size as f64), 1, Estimate::Mean);
+        self.whole = Some(match self.whole {
+            Some(whole) => whole.merge(mean),
+            None => mean,
+        });
+        self
+    }
+
+    /// Of both sets of samples.
+    pub(crate) fn merge(self, other: Self) -> Self {
+        let whole = match (self.whole, other.whole) {
+            (Some(own), Some(other)) => Some(own.merge(other)),
+            (own, other) => own.or(other),
+        };
+        let merged = Grouped { whole, ..self };
+        other.parts.into_iter().fold(merged, Grouped::with)
+    }
+
+    /// Those of all whole groups.
+    pub(crate) fn moments(self) -> Result<Moments<D>, Error> {
+        self.whole
+            .ok_or_else(|| Error::option("samples", 0, "they must fill a group"))
+    }
+}
+
 /// How many samples to take.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Budget {
     pub samples: usize,
+    /// Samples that hang together: only whole groups are taken.
+    pub group: usize,
     /// Stop when ||standard error|| / ||value|| of every row is at most this.
     pub tolerance: Option<f64>,
 }
@@ -225,19 +317,30 @@ impl Budget {
         if self.samples == 0 {
             return Err(Error::option("samples", 0, "at least one is needed"));
         }
+        if self.samples < self.group {
+            let requirement = "the design needs whole groups: 2 antithetic samples, 16 of latin_hypercube and sobol";
+            return Err(Error::option("samples", self.samples, requirement));
+        }
         check_tolerance(self.tolerance)
     }
 
+    /// Samples in whole groups.
+    pub(crate) fn most(self) -> usize {
+        self.samples - self.samples % self.group
+    }
+
     /// Takes rounds of samples until the tolerance is met or all are taken, and says how it
-    /// went. Whether to stop is looked at after 16, 32, 48, 64, 80, 100, 125, ... samples
-    /// (a quarter more each time), whatever the batches are.
+    /// went; the moments are those of groups. Whether to stop is looked at after 16, 32, 48,
+    /// 64, 80, 100, 125, ... samples (a quarter more each time, in whole groups), whatever the
+    /// batches are.
     pub(crate) fn sample<const D: usize>(
         self,
         mut round: impl FnMut(Range<usize>) -> Result<Vec<Moments<D>>, Error>,
     ) -> Result<Outcome<D>, Error> {
+        let most = self.most();
         let end_of_round = |taken: usize| match self.tolerance {
-            Some(_) => self.samples.min(taken + (taken / 4).max(16)),
-            None => self.samples,
+            Some(_) => most.min((taken + (taken / 4).max(16)).next_multiple_of(self.group)),
+            None => most,
         };
         let mut moments = Moments::of_blocks(round(0..end_of_round(0))?);
         let converged = loop {
@@ -245,8 +348,8 @@ impl Budget {
                 Some(tolerance) => Some(moments.relative_error()? <= tolerance),
                 None => None,
             };
-            let taken = moments.count;
-            if met == Some(true) || taken == self.samples {
+            let taken = moments.count * self.group;
+            if met == Some(true) || taken == most {
                 break met;
             }
             moments = moments.merge(Moments::of_blocks(round(taken..end_of_round(taken))?));
@@ -255,7 +358,7 @@ impl Budget {
             values: moments.value(),
             evidence: Evidence {
                 standard_error: moments.standard_error(),
-                samples: Some(moments.count),
+                samples: Some(moments.count * self.group),
                 converged,
                 delta: None,
             },
@@ -396,7 +499,11 @@ mod tests {
     #[test]
     fn sampling_stops_at_the_tolerance_and_says_so() {
         let (_, tensor) = samples(200);
-        let budget = |samples, tolerance| Budget { samples, tolerance };
+        let budget = |samples, tolerance| Budget {
+            samples,
+            group: 1,
+            tolerance,
+        };
         let run = |budget: Budget| {
             budget
                 .sample(|range| {
@@ -423,6 +530,59 @@ mod tests {
         );
         assert!(budget(0, None).validate().is_err());
         assert!(budget(1, Some(0.0)).validate().is_err());
+    }
+
+    /// However samples are cut, their groups' means are those of the definition.
+    #[test]
+    fn groups_are_put_together_from_any_batches() {
+        let (values, tensor) = samples(24);
+        let column: Vec<f64> = values.iter().skip(1).step_by(3).copied().collect();
+        let means: Vec<f64> = column
+            .chunks(4)
+            .map(|g| g.iter().sum::<f64>() / 4.0)
+            .collect();
+        let mean = means.iter().sum::<f64>() / 6.0;
+        let variance = means.iter().map(|m| (m - mean).powi(2)).sum::<f64>() / 5.0;
+        for cuts in [vec![24], vec![3, 5, 6, 7, 17, 24], vec![8, 23, 24]] {
+            let mut from = 0;
+            let parts = cuts.iter().map(|&to| {
+                let part = tensor.clone().narrow(0, from, to - from);
+                let range = std::mem::replace(&mut from, to)..to;
+                Grouped::of(part, range, 4, Estimate::Mean)
+            });
+            let moments = parts.reduce(Grouped::merge).unwrap().moments().unwrap();
+            let read = |t: Tensor<2>| t.try_into_vec_as::<f64>().unwrap()[1];
+            assert_eq!(moments.count, 6);
+            assert!((read(moments.mean()) - mean).abs() < 1e-9 * mean);
+            let error = read(moments.standard_error().unwrap());
+            assert!((error - (variance / 6.0).sqrt()).abs() < 1e-9);
+        }
+    }
+
+    #[test]
+    fn only_whole_groups_are_taken() {
+        let (_, tensor) = samples(200);
+        let run = |samples, tolerance| {
+            let budget = Budget {
+                samples,
+                group: 16,
+                tolerance,
+            };
+            budget.validate()?;
+            let outcome = budget.sample(|range| {
+                let part = tensor.clone().narrow(0, range.start, range.len());
+                Ok(vec![
+                    Grouped::of(part, range, 16, Estimate::Mean).moments()?,
+                ])
+            })?;
+            Ok::<_, Error>((outcome.evidence.samples, outcome.evidence.converged))
+        };
+        assert_eq!(run(50, None).unwrap(), (Some(48), None));
+        // One group has no standard error.
+        assert_eq!(run(200, Some(1e-2)).unwrap(), (Some(32), Some(true)));
+        assert_eq!(run(199, Some(1e-9)).unwrap(), (Some(192), Some(false)));
+        let error = run(15, None).unwrap_err().to_string();
+        assert!(error.contains("whole groups"), "{error}");
     }
 
     /// Each (row, point) is visited once, whatever the batch, and out-of-memory halves it.

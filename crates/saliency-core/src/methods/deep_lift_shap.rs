@@ -161,6 +161,7 @@ impl DeepLiftShap {
     fn budget(&self) -> Budget {
         Budget {
             samples: self.samples.unwrap_or(self.baselines.len()),
+            group: 1,
             tolerance: self.tolerance,
         }
     }

@@ -129,6 +129,7 @@ impl ExpectedGradients {
     fn budget(&self) -> Budget {
         Budget {
             samples: self.samples,
+            group: 1,
             tolerance: self.tolerance,
         }
     }

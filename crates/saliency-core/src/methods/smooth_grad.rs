@@ -8,10 +8,10 @@ use crate::{
     method::Method,
     methods::Gradient,
     model::Model,
-    noise::{NoiseScale, noisy},
+    noise::{NoiseDesign, NoiseScale, noisy_by},
     recipe::{Recipe, Registered},
     run::{Run, Stage},
-    sampling::{Budget, Estimate, Moments, sweep},
+    sampling::{Budget, Estimate, Grouped, sweep},
     target::Goal,
 };
 
@@ -44,6 +44,13 @@ pub enum Form {
 /// that is taken: after 16, 32, 48, 64, 80, 100, ... the run stops when ||standard error|| /
 /// ||map|| of every row is at most that, and `evidence.converged` says whether it got there.
 ///
+/// A [`design`](NoiseDesign) other than independent samples gives means of less variance for
+/// the same number of samples; a Latin hypercube is the one to try first. Its samples come in
+/// groups of g that are independent of each other: only whole groups are taken (48 of 50
+/// samples where g = 16; `evidence.samples` has how many), and the standard error is
+/// s / sqrt(n / g), s^2 being the variance of the groups' means. The variance form, whose
+/// samples must be independent, refuses the others.
+///
 /// Where the same name means other things elsewhere, presets have the defaults of others:
 /// `smoothgrad-captum` (`NoiseTunnel` of `Saliency`: sigma = 1, 5 samples), `smoothgrad-pair`
 /// (mean G^2, level 0.15, 25 samples), `smoothgrad-tf-keras-vis` (level 0.2, 20 samples) and
@@ -51,7 +58,9 @@ pub enum Form {
 ///
 /// ```
 /// use burn::tensor::{Device, Tensor};
-/// use saliency_core::{Form, InputXGradient, Method, SmoothGrad, Target};
+/// use saliency_core::{
+///     Form, InputXGradient, Method, NoiseDesign, NoiseScale, SmoothGrad, Target,
+/// };
 ///
 /// // The gradient of a linear model does not feel the noise at all.
 /// let linear = |x: Tensor<2>| x.mul_scalar(-3.0).sum_dim(1);
@@ -64,6 +73,13 @@ pub enum Form {
 /// assert_eq!(explain(Form::Mean)?, [-3.0, -3.0]);
 /// assert_eq!(explain(Form::MeanSquare)?, [9.0, 9.0]);
 /// assert_eq!(explain(Form::Variance)?, [0.0, 0.0]);
+///
+/// // The gradient of x^3 / 3 is x^2; the mean of antithetic samples has no linear part in it.
+/// let cubic = |x: Tensor<2>| x.powi_scalar(3).div_scalar(3.0).sum_dim(1);
+/// let pairs = SmoothGrad::new().noise_scale(NoiseScale::Absolute(0.1)).form(Form::Mean);
+/// let map = pairs.design(NoiseDesign::Antithetic).tolerance(0.01);
+/// let map = map.explain(&cubic, x.clone(), Target::Regression)?;
+/// assert_eq!((map.evidence.samples, map.evidence.converged), (Some(16), Some(true)));
 ///
 /// // It wraps any method.
 /// let smooth = SmoothGrad::of(InputXGradient).samples(8).noise(0.05).seed(7);
@@ -79,6 +95,8 @@ pub struct SmoothGrad<M = Gradient> {
     pub samples: usize,
     /// Size of the noise.
     pub noise: NoiseScale,
+    /// How the samples' noise hangs together.
+    pub design: NoiseDesign,
     /// Seed of the noise.
     pub seed: u64,
     /// What is made of the samples.
@@ -108,6 +126,7 @@ impl<M> SmoothGrad<M> {
             of: method,
             samples: 50,
             noise: NoiseScale::Relative(0.1),
+            design: NoiseDesign::default(),
             seed: 0,
             form: Form::default(),
             tolerance: None,
@@ -128,6 +147,12 @@ impl<M> SmoothGrad<M> {
     /// Size of the noise, relative or absolute.
     pub fn noise_scale(mut self, noise: NoiseScale) -> Self {
         self.noise = noise;
+        self
+    }
+
+    /// How the samples' noise hangs together.
+    pub fn design(mut self, design: NoiseDesign) -> Self {
+        self.design = design;
         self
     }
 
@@ -152,9 +177,26 @@ impl<M> SmoothGrad<M> {
     fn budget(&self) -> Budget {
         Budget {
             samples: self.samples,
+            group: self.design.group(),
             tolerance: self.tolerance,
         }
     }
+
+    fn check(&self) -> Result<(), Error> {
+        self.budget().validate()?;
+        match (self.form, self.design) {
+            (Form::Variance, design) if design != NoiseDesign::Independent => {
+                let requirement = "the variance over samples needs them to be independent";
+                Err(Error::option("design", name(design), requirement))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn name(design: NoiseDesign) -> String {
+    let json = serde_json::to_value(design).unwrap_or_default();
+    json.as_str().unwrap_or_default().into()
 }
 
 impl<M: Registered> Registered for SmoothGrad<M> {
@@ -169,6 +211,7 @@ impl<const D: usize, M: Method<D>> Method<D> for SmoothGrad<M> {
             of: Box::new(self.of.recipe()),
             samples: self.samples,
             noise: self.noise,
+            design: self.design,
             seed: self.seed,
             form: self.form,
             tolerance: self.tolerance,
@@ -176,7 +219,7 @@ impl<const D: usize, M: Method<D>> Method<D> for SmoothGrad<M> {
     }
 
     fn validate(&self) -> Result<(), Error> {
-        self.budget().validate()?;
+        self.check()?;
         self.noise.validate()?;
         if matches!(self.of.recipe(), Recipe::SmoothGrad(_)) {
             let requirement = "a SmoothGrad of a SmoothGrad would add the same noise twice; use more noise instead";
@@ -192,7 +235,7 @@ impl<const D: usize, M: Method<D>> Method<D> for SmoothGrad<M> {
         goal: &Goal,
         run: &Run,
     ) -> Result<Outcome<D>, Error> {
-        self.budget().validate()?;
+        self.check()?;
         if run.checks_mode() && goal.reference().is_some() {
             let first = input.clone().narrow(0, 0, 1);
             // Noisy inputs have no plain outputs to compare with, so the mode is checked here.
@@ -203,15 +246,17 @@ impl<const D: usize, M: Method<D>> Method<D> for SmoothGrad<M> {
             Form::Variance => Estimate::Variance,
             _ => Estimate::Mean,
         };
-        self.budget().sample(|samples| {
-            sweep(
+        let (budget, group) = (self.budget(), self.design.group());
+        budget.sample(|samples| {
+            let blocks = sweep(
                 run,
                 Stage::Sampling,
                 (input, goal),
-                (samples, self.samples),
+                (samples, budget.most()),
                 |block, goal, samples, run| {
                     let count = samples.len();
-                    let noisy = noisy(block, self.noise, self.seed, samples);
+                    let noisy =
+                        noisy_by(self.design, block, self.noise, self.seed, samples.clone());
                     let found = self.of.attribute(model, &noisy, &goal.repeat(count), run)?;
                     let values = widened(found.values);
                     let terms = match self.form {
@@ -219,10 +264,11 @@ impl<const D: usize, M: Method<D>> Method<D> for SmoothGrad<M> {
                         Form::Mean | Form::Variance => values,
                         Form::MeanSquare => values.square(),
                     };
-                    Ok(Moments::of(terms, count, estimate))
+                    Ok(Grouped::of(terms, samples, group, estimate))
                 },
-                Moments::merge,
-            )
+                Grouped::merge,
+            )?;
+            blocks.into_iter().map(Grouped::moments).collect()
         })
     }
 }
@@ -236,6 +282,8 @@ mod tests {
             InputXGradient,
             testing::{Net, assert_close, assert_splits_agree, image},
         },
+        noise::noisy,
+        sampling::Moments,
     };
     use burn::tensor::Device;
 
@@ -288,6 +336,96 @@ mod tests {
         assert_splits_agree(&SmoothGrad::of(InputXGradient).samples(5), 1e-6);
     }
 
+    const DESIGNS: [NoiseDesign; 3] = [
+        NoiseDesign::Antithetic,
+        NoiseDesign::LatinHypercube,
+        NoiseDesign::Sobol,
+    ];
+
+    #[test]
+    fn groups_of_samples_do_not_depend_on_the_batch_split() {
+        for design in DESIGNS {
+            let smooth = SmoothGrad::new().samples(33).design(design);
+            assert_splits_agree(&smooth, 1e-6);
+        }
+    }
+
+    /// Every form of every design is the definition over its own samples.
+    #[test]
+    fn designs_follow_the_definition() {
+        let net = Net::relu(&Device::flex());
+        let x = image(2, 5);
+        for design in DESIGNS {
+            let smooth = SmoothGrad::new().samples(32).seed(11).design(design);
+            let moved = noisy_by(design, &x, NoiseScale::Relative(0.1), 11, 0..32);
+            let gradients = Gradient.explain(&net, moved, 1).unwrap().values;
+            let mean = |t: Tensor<4>| t.reshape([32, 432]).mean_dim(0).reshape([2, 3, 9, 8]);
+            for (form, want) in [
+                (Form::MeanAbsolute, mean(gradients.clone().abs())),
+                (Form::Mean, mean(gradients.clone())),
+                (Form::MeanSquare, mean(gradients.square())),
+            ] {
+                let got = smooth.form(form).explain(&net, x.clone(), 1).unwrap();
+                assert_close(got.values, want, 1e-6);
+                assert_eq!(got.evidence.samples, Some(32));
+            }
+        }
+    }
+
+    /// The gradient of a quadratic function is linear, so pairs have no error at all.
+    #[test]
+    fn antithetic_pairs_are_exact_for_quadratic_functions() {
+        let quadratic = |x: Tensor<2>| {
+            let product =
+                x.clone().slice([0..x.dims()[0], 0..1]) * x.clone().slice([0..x.dims()[0], 1..2]);
+            x.square().sum_dim(1) + product.mul_scalar(3.0)
+        };
+        let x = Tensor::<2>::from_floats([[1.0, -2.0, 0.5]], &Device::flex());
+        let x = x.cast(burn::tensor::DType::F64);
+        let smooth = SmoothGrad::new().samples(2).form(Form::Mean);
+        let map = smooth
+            .design(NoiseDesign::Antithetic)
+            .explain(&quadratic, x, Target::Regression)
+            .unwrap();
+        // 2 x0 + 3 x1, 2 x1 + 3 x0, 2 x2.
+        for (value, want) in map.to_vec().unwrap().into_iter().zip([-4.0, -1.0, 1.0]) {
+            assert!((value - want).abs() < 1e-6, "{value} {want}");
+        }
+    }
+
+    /// In f(x) = sum of sin x_i the mean gradient is exp(-sigma^2 / 2) cos x_i.
+    #[test]
+    fn designs_converge_faster_on_a_smooth_function() {
+        let sines = |x: Tensor<2>| x.sin().sum_dim(1);
+        let inputs = [0.3, 1.1, -0.7, 2.0];
+        let x = Tensor::<2>::from_floats([inputs], &Device::flex());
+        let error = |design| -> f64 {
+            let smooth = SmoothGrad::new()
+                .samples(64)
+                .noise_scale(NoiseScale::Absolute(0.5))
+                .form(Form::Mean)
+                .design(design);
+            (0..20)
+                .map(|seed| {
+                    let map = smooth
+                        .seed(seed)
+                        .explain(&sines, x.clone(), Target::Regression);
+                    let values = map.unwrap().to_vec().unwrap();
+                    let truth = inputs.map(|x: f32| f64::from(x).cos() * (-0.125f64).exp());
+                    let errors = values
+                        .iter()
+                        .zip(truth)
+                        .map(|(v, t)| (f64::from(*v) - t).powi(2));
+                    errors.sum::<f64>()
+                })
+                .sum()
+        };
+        let independent = error(NoiseDesign::Independent);
+        assert!(error(NoiseDesign::Antithetic) < 0.7 * independent);
+        assert!(error(NoiseDesign::LatinHypercube) < 0.2 * independent);
+        assert!(error(NoiseDesign::Sobol) < 0.2 * independent);
+    }
+
     #[test]
     fn a_row_does_not_depend_on_its_neighbours() {
         let net = Net::relu(&Device::flex());
@@ -336,8 +474,11 @@ mod tests {
     #[test]
     fn standard_errors_predict_the_spread_over_seeds() {
         let net = Net::smooth(&Device::flex());
-        for form in FORMS {
-            let smooth = SmoothGrad::new().samples(24).noise(0.3).form(form);
+        let independent = FORMS.map(|form| (form, NoiseDesign::Independent));
+        let others = DESIGNS.map(|design| (Form::MeanAbsolute, design));
+        for (form, design) in independent.into_iter().chain(others) {
+            let smooth = SmoothGrad::new().samples(48).noise(0.3);
+            let smooth = smooth.form(form).design(design);
             let maps: Vec<_> = (0..40)
                 .map(|seed| smooth.seed(seed).explain(&net, image(1, 3), 0).unwrap())
                 .collect();
@@ -350,8 +491,8 @@ mod tests {
                 .unwrap();
             let ratio = (spread / errors.div_scalar(40.0)).into_scalar::<f32>();
             // Over seeds and values the ratio of the two variances is near one.
-            assert!((0.7..1.5).contains(&ratio), "{form:?}: {ratio}");
-            assert_eq!(maps[0].evidence.samples, Some(24));
+            assert!((0.7..1.5).contains(&ratio), "{form:?} {design:?}: {ratio}");
+            assert_eq!(maps[0].evidence.samples, Some(48));
         }
     }
 
@@ -391,6 +532,18 @@ mod tests {
                 .to_string()
                 .starts_with("of = smoothgrad")
         );
+        let pairs = SmoothGrad::new().design(NoiseDesign::Antithetic);
+        assert!(text(pairs.samples(1)).contains("samples = 1"));
+        let variance = text(pairs.form(Form::Variance));
+        assert!(variance.contains("design = antithetic"), "{variance}");
+        let unknown = Recipe::named("smoothgrad")
+            .unwrap()
+            .with("design", "halton");
+        let unknown = unknown.unwrap_err().to_string();
+        assert!(
+            unknown.contains("`antithetic`, `latin_hypercube`, `sobol`"),
+            "{unknown}"
+        );
         let unknown = r#"{"method": "smoothgrad", "sample": 20}"#;
         assert!(serde_json::from_str::<Recipe>(unknown).is_err());
     }
@@ -399,6 +552,7 @@ mod tests {
     fn the_recipe_survives_json_and_runs() {
         let net = Net::relu(&Device::flex());
         let smooth = SmoothGrad::of(InputXGradient).samples(4).seed(3);
+        let smooth = smooth.design(NoiseDesign::Antithetic);
         let map = smooth.explain(&net, image(1, 1), 0).unwrap();
         let text = serde_json::to_string(&map.recipe).unwrap();
         let read: Recipe = serde_json::from_str(&text).unwrap();

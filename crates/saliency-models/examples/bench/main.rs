@@ -24,7 +24,7 @@ use std::{
 
 use burn::tensor::{Device, Tensor, TensorData};
 use safetensors::SafeTensors;
-use saliency_core::{BatchSize, Goal, Graph, ModeCheck, Run, Target};
+use saliency_core::{BatchSize, Goal, Graph, ModeCheck, NoiseDesign, Run, Target};
 use saliency_models::{
     demo,
     scenes::Scenes,
@@ -54,7 +54,7 @@ struct Request {
     tolerance: Option<f64>,
     /// The most steps that it may lead to.
     most: usize,
-    design: counts::Design,
+    design: NoiseDesign,
     replicates: usize,
     repeats: usize,
     save: Option<PathBuf>,
@@ -74,7 +74,7 @@ impl Default for Request {
             layer: String::new(),
             tolerance: None,
             most: 1600,
-            design: counts::Design::Plain,
+            design: NoiseDesign::Independent,
             replicates: 4,
             repeats: 1,
             save: None,
