@@ -74,6 +74,12 @@ parity:
     printf '# Methods on every backend\n\nWritten by `just parity`: a small residual network (attention: a small vision transformer), flex\nbeing the reference, f32. Backends sum in other orders, which moves values by about 1e-7, and ReLUs close to zero may flip.\n' > docs/methods/parity.md
     for backend in ndarray wgpu; do printf '\n## %s\n\n' $backend; cat target/parity/$backend.md; done >> docs/methods/parity.md
 
+# Errors of other floating-point types for the guide
+precision:
+    SALIENCY_PARITY_OUT=$PWD/target/parity cargo test --release --workspace {{features}} --test whole precision_of_other_types
+    printf '# Other floating-point types\n\nWritten by `just precision`: relative L2 distance of maps of the demo model from those in f64 on the CPU,\nfour scenes. `--precision` chooses the type; maps are written in f32 whatever it is.\n\n' > docs/methods/precision.md
+    cat target/parity/precision.md >> docs/methods/precision.md
+
 # Peak memory of `saliency importance` from 10,000 to 1,000,000 generated rows (minutes)
 importance-memory:
     cargo test --release --workspace {{features}} --test whole -- --ignored --nocapture importance_memory

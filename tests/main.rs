@@ -8,6 +8,7 @@ mod golden;
 mod graph;
 mod memory;
 mod parity;
+mod precision;
 mod properties;
 mod real_weights;
 mod resnet50;

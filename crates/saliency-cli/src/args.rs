@@ -136,6 +136,9 @@ pub struct ModelArgs {
     /// auto, cpu, ndarray, wgpu, wgpu:N, cuda or cuda:N (see `saliency devices`)
     #[arg(long, default_value = "auto")]
     pub device: String,
+    /// Floating-point type of the network and its input
+    #[arg(long, value_enum, default_value_t)]
+    pub precision: Precision,
     /// Rows per batch; else as many as fit in --memory (2 GiB)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65536))]
     pub batch: Option<u32>,
@@ -165,6 +168,20 @@ fn memory(text: &str) -> Result<usize, String> {
         Ok(number) if number * unit >= 1.0 => Ok((number * unit) as usize),
         _ => Err("give a size such as 2GiB".into()),
     }
+}
+
+/// The floating-point type that a network computes with.
+#[derive(ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// Single precision
+    #[default]
+    F32,
+    /// Double precision, where the device has it
+    F64,
+    /// Half precision: less memory; see docs/methods/precision.md for its error
+    F16,
+    /// bfloat16: f32's range with 8 bits
+    Bf16,
 }
 
 /// How pictures are brought to the network's input.

@@ -2,7 +2,7 @@ use std::path::Path;
 
 use burn::{
     module::Module,
-    tensor::{Device, Tensor},
+    tensor::{DType, Device, Tensor},
 };
 use saliency_core::{BatchSize, Graph, Method, Model, Needs, Recipe, Run, Target};
 use saliency_models::{
@@ -15,7 +15,7 @@ use saliency_models::{
 };
 
 use crate::{
-    args::{MethodArgs, ModelArgs, PreprocessChoice, TargetChoice},
+    args::{MethodArgs, ModelArgs, Precision, PreprocessChoice, TargetChoice},
     device,
     error::Error,
     files,
@@ -29,6 +29,7 @@ pub struct Loaded {
     pub labels: Labels,
     pub device: Device,
     graph: Graph,
+    dtype: DType,
     batch: BatchSize,
 }
 
@@ -43,6 +44,7 @@ impl Loaded {
             graph: graph(&network, &demo::preprocess(), &device)?,
             network,
             device,
+            dtype: DType::F32,
             batch: BatchSize::default(),
         })
     }
@@ -87,6 +89,7 @@ impl Loaded {
                     preprocess,
                     labels: names(architecture),
                     device,
+                    dtype: DType::F32,
                     batch: BatchSize::default(),
                 }
             }
@@ -99,6 +102,7 @@ impl Loaded {
                 demo
             }
         };
+        loaded.compute_in(args.precision)?;
         if let Some(rows) = args.batch {
             loaded.batch = BatchSize::Rows(rows as usize);
         }
@@ -124,10 +128,30 @@ impl Loaded {
         Ok(loaded)
     }
 
+    /// Casts the graph; pictures follow.
+    fn compute_in(&mut self, precision: Precision) -> Result<(), Error> {
+        let (dtype, name) = match precision {
+            Precision::F32 => return Ok(()),
+            Precision::F64 => (DType::F64, "f64"),
+            Precision::F16 => (DType::F16, "f16"),
+            Precision::Bf16 => (DType::BF16, "bf16"),
+        };
+        if !self.device.supports_dtype(dtype) {
+            return Err(Error::Usage(format!(
+                "--precision {name}: {} does not compute in it; leave it out, or choose another --device",
+                device::describe(&self.device)
+            )));
+        }
+        self.graph = self.graph.cast(dtype);
+        self.dtype = dtype;
+        Ok(())
+    }
+
     /// The picture as the network gets it, and as a person sees that.
     pub fn prepare(&self, photo: &RgbImage) -> Result<(Tensor<4>, RgbImage), Error> {
         let view = self.preprocess.view(photo)?;
-        Ok((self.preprocess.apply(photo, &self.device)?, view))
+        let x = self.preprocess.apply(photo, &self.device)?;
+        Ok((x.cast(self.dtype), view))
     }
 
     /// The class's name, or its number where it has none.

@@ -90,7 +90,7 @@ pub(super) fn backwards(
     kernel: [usize; 2],
     stride: [usize; 2],
     padding: [usize; 2],
-    weight: impl Fn(usize, usize, usize, usize) -> f32,
+    weight: impl Fn(usize, usize, usize, usize) -> f32 + Sync,
 ) -> Vec<BackSweep> {
     let sizes = [source.height, source.width];
     let classes = |d: usize| {
@@ -155,7 +155,7 @@ pub(super) fn column_weights(
     channels: usize,
     inputs: usize,
     kernel: [usize; 2],
-    weight: impl Fn(usize, usize, usize, usize) -> f32,
+    weight: impl Fn(usize, usize, usize, usize) -> f32 + Sync,
 ) -> Packed {
     let columns = kernel[0] * kernel[1] * inputs;
     Packed::new(isa, channels, channels, columns, |out, column| {

@@ -30,23 +30,24 @@ impl Packed {
         run: usize,
         rows: usize,
         channels: usize,
-        weight: impl Fn(usize, usize) -> f32,
+        weight: impl Fn(usize, usize) -> f32 + Sync,
     ) -> Self {
         let width = match isa.splits(run) {
             true => PANEL,
             false => isa.width(),
         };
-        let mut data = Vec::with_capacity(channels.next_multiple_of(LANES) * rows);
-        for from in (0..channels).step_by(width) {
+        let mut data = vec![0.0; channels.next_multiple_of(LANES) * rows];
+        let panels = data.par_chunks_mut(width * rows).enumerate();
+        panels.for_each(|(panel, data)| {
+            let from = panel * width;
             let some = width.min(channels - from);
-            let lanes = some.next_multiple_of(LANES);
-            for row in 0..rows {
-                data.extend((0..lanes).map(|j| match j < some {
-                    true => weight(row, from + j),
-                    false => 0.0,
-                }));
+            let lines = data.chunks_exact_mut(some.next_multiple_of(LANES));
+            for (row, line) in lines.enumerate() {
+                for (j, value) in line[..some].iter_mut().enumerate() {
+                    *value = weight(row, from + j);
+                }
             }
-        }
+        });
         Packed {
             isa,
             rows,

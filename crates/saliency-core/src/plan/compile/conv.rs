@@ -83,7 +83,7 @@ impl Compiler<'_> {
         from: usize,
         shape: Shape,
         groups: usize,
-        weight: impl Fn(usize, usize, usize, usize) -> f32,
+        weight: impl Fn(usize, usize, usize, usize) -> f32 + Sync,
         bias: Option<Vec<f32>>,
     ) -> Option<()> {
         const FILLED: usize = 32;
@@ -242,7 +242,7 @@ impl Compiler<'_> {
         id: NodeId,
         from: usize,
         shape: Shape,
-        weight: impl Fn(usize, usize, usize, usize) -> f32,
+        weight: impl Fn(usize, usize, usize, usize) -> f32 + Sync,
         made: impl Fn(&Self, Place) -> Option<View>,
     ) -> Option<()> {
         let node = self.graph.node(id).clone();
@@ -275,7 +275,7 @@ impl Compiler<'_> {
         from: usize,
         to: Place,
         shape: Shape,
-        weight: impl Fn(usize, usize, usize, usize) -> f32,
+        weight: impl Fn(usize, usize, usize, usize) -> f32 + Sync,
         bias: Option<Vec<f32>>,
         residual: Option<usize>,
         relu: bool,
