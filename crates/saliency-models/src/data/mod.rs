@@ -6,6 +6,7 @@
 
 mod cell;
 mod csv;
+mod dialect;
 mod encoder;
 mod encoding;
 mod error;
@@ -17,7 +18,8 @@ mod schema;
 mod split;
 
 pub use cell::{Kind, Missing};
-pub use csv::{CsvOptions, Delimiter, Reader, Record};
+pub use csv::{Reader, Record};
+pub use dialect::{CsvOptions, Delimiter};
 pub use encoder::{ColumnEncoder, Encoder, Feature, Scale};
 pub use encoding::Encoding;
 pub use error::{DataError, Place};
