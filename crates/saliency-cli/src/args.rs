@@ -505,9 +505,9 @@ pub struct Train {
     /// Rows for each step; else 32, 128 or 512 by the number of rows
     #[arg(long, value_parser = at_least_one())]
     pub batch: Option<usize>,
-    /// Learning rate; else 0.01 for a linear model, 0.002 for others
-    #[arg(long)]
-    pub rate: Option<f64>,
+    /// Learning rate
+    #[arg(long, default_value_t = 0.002)]
+    pub rate: f64,
     /// Weight decay
     #[arg(long, default_value_t = 1e-4)]
     pub decay: f64,

@@ -29,5 +29,6 @@ pub use samples::{Sample, Samples};
 pub use schema::{Column, MOST_CATEGORIES, Schema, SchemaOptions};
 
 pub(crate) use cell::date;
+pub(crate) use error::listed;
 pub(crate) use fit::Moments;
 pub(crate) use rows::{Row, Strictness};
