@@ -34,6 +34,15 @@ pub fn announce(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }
 
+/// Says a section of docs/finance-real.md, and writes it where `just finance-real` asks for it.
+pub fn finance_section(file: &str, text: &str) {
+    announce(text);
+    if let Some(folder) = std::env::var_os("SALIENCY_FINANCE_OUT") {
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(Path::new(&folder).join(file), format!("\n{text}")).unwrap();
+    }
+}
+
 /// What lies at `path` in the folder of test material, `$SALIENCY_DATA` or `shared/data` beside the
 /// checkout. Where it is not there, says that the test is skipped.
 pub fn material(path: &str) -> Option<PathBuf> {

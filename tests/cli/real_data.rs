@@ -6,7 +6,7 @@ use std::fmt::Write;
 use serde_json::Value;
 
 use super::Sandbox;
-use crate::parity::{announce, material};
+use crate::parity::{finance_section, material};
 
 /// Figures of tests/reference/credit.py and tests/reference/prices.py.
 const CREDIT: &str = include_str!("../golden/credit.json");
@@ -15,6 +15,7 @@ const PRICES: &str = include_str!("../golden/prices.json");
 /// A file, and how its model is asked for.
 struct Task {
     name: &'static str,
+    title: &'static str,
     file: &'static str,
     args: &'static [&'static str],
 }
@@ -46,15 +47,6 @@ fn golden(text: &str, name: &str) -> Value {
     all[name].take()
 }
 
-/// Where `just finance-real` asks for it, lines of its table.
-fn write_lines(name: &str, lines: &str) {
-    announce(lines.trim_end());
-    if let Some(folder) = std::env::var_os("SALIENCY_FINANCE_OUT") {
-        std::fs::create_dir_all(&folder).unwrap();
-        std::fs::write(std::path::Path::new(&folder).join(name), lines).unwrap();
-    }
-}
-
 const MEASURES: [&str; 3] = ["auc", "accuracy", "log_loss"];
 
 /// Mean and each of the scores over the splits, by measure.
@@ -81,20 +73,25 @@ fn credit(task: &Task) -> Option<[[Vec<f64>; 3]; 3]> {
         Some(over_splits(&found?))
     };
     let all = [over_splits(splits), own("linear")?, own("mlp")?];
-    let mut lines = String::new();
+    let mut text = format!(
+        "## {}\n\n{} rows; the test rows of split 1, and the mean over those of {} splits.\n\n| | AUC | mean | accuracy | mean | log loss | mean |\n|---|---|---|---|---|---|---|\n",
+        task.title,
+        reference["rows"],
+        splits.len()
+    );
     let names = [
-        "scikit-learn",
+        "scikit-learn's logistic regression",
         "`--model linear`",
         "`--model mlp` (default)",
     ];
     for (name, scores) in names.iter().zip(&all) {
-        write!(lines, "| {} | {name} |", task.file).unwrap();
+        write!(text, "| {name} |").unwrap();
         for of in scores {
-            write!(lines, " {:.4} | {:.4} |", of[0], mean(of)).unwrap();
+            write!(text, " {:.4} | {:.4} |", of[0], mean(of)).unwrap();
         }
-        lines.push('\n');
+        text.push('\n');
     }
-    write_lines(&format!("credit-{}.md", task.name), &lines);
+    finance_section(&format!("1-{}.md", task.name), &text);
     Some(all)
 }
 
@@ -122,6 +119,7 @@ fn assert_reached(name: &str, own: &[Vec<f64>; 3], reference: &[Vec<f64>; 3]) {
 fn german_credit_is_learned_as_well_as_by_logistic_regression() {
     let task = Task {
         name: "german",
+        title: "German credit: training",
         file: "german.data",
         args: &["--no-header", "--target", "c21"],
     };
@@ -136,6 +134,7 @@ fn german_credit_is_learned_as_well_as_by_logistic_regression() {
 fn card_default_is_learned_better_than_by_logistic_regression() {
     let task = Task {
         name: "uci",
+        title: "Credit-card default: training",
         file: "UCI_Credit_Card.csv",
         args: &[
             "--target",
@@ -181,7 +180,9 @@ const AAPL: [&str; 6] = [
 /// log loss of directions, RMSE of numbers, on the validation and on the test windows.
 #[test]
 fn price_series_are_learned_as_well_as_by_linear_models() {
-    let mut lines = String::new();
+    let mut text = String::from(
+        "## Price series: training\n\nWindows of the last 15 % of the rows are the test, those of the 15 % before the validation. Directions: accuracy / AUC / log loss. Numbers: R2, which is below zero where the mean would have been better. Nothing here predicts prices, and it should not: what counts is that the same windows give no worse a model. The S&P's columns are levels that grow for 150 years, and the report says so.\n\n| file | target, one row later | part | windows | scikit-learn | `--model linear` | `--model mlp` |\n|---|---|---|---|---|---|---|\n",
+    );
     for (name, file, args, quantities) in [
         ("vix", "vix_daily.csv", &VIX[..], ["direction", "change"]),
         (
@@ -198,7 +199,12 @@ fn price_series_are_learned_as_well_as_by_linear_models() {
         ),
     ] {
         for quantity in quantities {
-            let task = Task { name, file, args };
+            let task = Task {
+                name,
+                title: name,
+                file,
+                args,
+            };
             let reference = golden(PRICES, &format!("{name} {quantity}"));
             let own = |model| task.trained(&["--target-as", quantity, "--model", model]);
             let (Some(linear), Some(mlp)) = (own("linear"), own("mlp")) else {
@@ -220,7 +226,7 @@ fn price_series_are_learned_as_well_as_by_linear_models() {
                     _ => ["r2", "", ""],
                 };
                 write!(
-                    lines,
+                    text,
                     "| {file} | {quantity} of {} | {part} | {} |",
                     args[1], want["samples"]
                 )
@@ -230,11 +236,11 @@ fn price_series_are_learned_as_well_as_by_linear_models() {
                     let cells: Vec<String> =
                         cells.map(|c| format!("{:.3}", number(scores, c))).collect();
                     let before = if cells.len() == 1 { "R2 " } else { "" };
-                    write!(lines, " {before}{} |", cells.join(" / ")).unwrap();
+                    write!(text, " {before}{} |", cells.join(" / ")).unwrap();
                 }
-                lines.push('\n');
+                text.push('\n');
             }
         }
     }
-    write_lines("prices.md", &lines);
+    finance_section("2-prices.md", &text);
 }
