@@ -458,6 +458,39 @@ fn amounts_are_refused() {
     sandbox.succeeds(&train);
 }
 
+/// Rows are named by their number, however many come before.
+#[test]
+fn a_million_rows() {
+    let sandbox = Sandbox::new();
+    let line = |i: usize| {
+        let paid = if i * 37 % 100 > 50 { "yes" } else { "no" };
+        format!("{},{paid}\n", i * 37 % 100)
+    };
+    let body: String = (0..1_000_000).map(line).collect();
+    let few: String = (0..200).map(line).collect();
+    sandbox.write("few.csv", format!("income,paid\n{few}"));
+    sandbox.succeeds(&[
+        "train", "--data", "few.csv", "--target", "paid", "--out", "model", "--epochs", "1",
+    ]);
+    sandbox.write("many.csv", format!("income,paid\n{body}"));
+    let explain = [
+        "explain", "--data", "many.csv", "--model", "model", "--device", "cpu", "--json", "--save",
+        "none",
+    ];
+    let last = sandbox.json(&[&explain[..], &["--row", "1000000"]].concat());
+    assert_eq!(last[0]["features"][0]["text"], "63");
+    sandbox.write("bad.csv", format!("income,paid\n{body}much,no\n"));
+    let place = "bad.csv: row 1000001 (line 1000002), column \"income\": \"much\"";
+    let train = [
+        "train", "--data", "bad.csv", "--target", "paid", "--out", "out",
+    ];
+    sandbox.refuses(1, &train, &[place]);
+    let explain = [
+        "explain", "--data", "bad.csv", "--model", "model", "--row", "1000001", "--out", "out",
+    ];
+    sandbox.refuses(1, &explain, &[place]);
+}
+
 #[test]
 fn cells_of_any_size() {
     let huge = "x".repeat(1 << 20);
