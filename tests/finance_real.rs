@@ -8,7 +8,7 @@ use saliency_core::{
     analysis::{Importance, spearman},
 };
 use saliency_models::{
-    data::{CsvOptions, Missing, Sample},
+    data::{Missing, Sample},
     predictor::Family,
     saved::SavedModel,
     train::{TrainOptions, train},
@@ -20,20 +20,16 @@ use crate::parity::{finance_section, material};
 /// Figures of tests/reference/credit.py.
 const REFERENCE: &str = include_str!("golden/credit.json");
 
-fn linear(data: &Path, csv: CsvOptions, target: &str, drop: &[&str]) -> (SavedModel, Vec<Sample>) {
-    let mut options = TrainOptions::new(target);
+/// A linear model and the first rows of its data.
+fn linear(data: &Path, mut options: TrainOptions) -> (SavedModel, Vec<Sample>) {
     options.family = Some(Family::Linear);
-    options.drop = drop.iter().map(|name| name.to_string()).collect();
-    options.csv = csv.clone();
-    options.missing = Missing::Mean;
-    options.epochs = 30;
     let folder = tempfile::tempdir().unwrap();
     let trained = train(&options, data, &Device::flex(), &mut |_| {
         ControlFlow::Continue(())
     });
     trained.unwrap().save(folder.path(), "a test").unwrap();
     let model = SavedModel::load(folder.path(), &Device::flex()).unwrap();
-    let samples = model.layout().samples(data, &csv).unwrap();
+    let samples = model.layout().samples(data, &options.csv).unwrap();
     let samples = samples.take(4096).collect::<Result<_, _>>().unwrap();
     (model, samples)
 }
@@ -102,9 +98,9 @@ fn recipe(name: &str, baseline: &Baseline, columns: &Columns) -> Recipe {
 
 /// What a linear model gives is known: each row's contribution of a column is its part of the
 /// log-odds less the mean row's. So its standard deviation over the rows is |coefficient| times
-/// standard deviation, to rounding, for every method, and mean |contribution| has nearly its
-/// ranks, but for columns whose tails are of different weight.
-fn assert_ranks((name, title): (&str, &str), model: &SavedModel, samples: &[Sample]) {
+/// standard deviation, to rounding, for every method. Mean |contribution| has nearly its ranks,
+/// but for columns whose tails are of different weight: of amounts of money at least `least`.
+fn assert_ranks((name, title, least): (&str, &str, f64), model: &SavedModel, samples: &[Sample]) {
     let encoder = &model.layout().encoder;
     let sources = encoder.column_names();
     let features = encoder.features();
@@ -152,7 +148,7 @@ fn assert_ranks((name, title): (&str, &str), model: &SavedModel, samples: &[Samp
                 wrong.push(format!("{} of {column}: {got} for {want}", method.name()));
             }
         }
-        if by_deviation < 0.99 || from_mean && by_size < 0.9 {
+        if by_deviation < 0.99 || from_mean && by_size < least {
             wrong.push(format!("{}: {by_size} {by_deviation}", method.name()));
         }
     }
@@ -164,7 +160,7 @@ fn assert_ranks((name, title): (&str, &str), model: &SavedModel, samples: &[Samp
     text += &format!("| scikit-learn's coefficients | | {rank:.3} |\n");
     finance_section(&format!("3-{name}.md"), &text);
     assert!(wrong.is_empty(), "{name}: {}", wrong.join("; "));
-    assert!(rank >= 0.9, "{name}: {rank}");
+    assert!(rank >= least, "{name}: {rank}");
 }
 
 #[test]
@@ -172,12 +168,10 @@ fn german_credit_ranks_as_its_coefficients() {
     let Some(path) = material("finance/german.data") else {
         return;
     };
-    let csv = CsvOptions {
-        header: false,
-        ..CsvOptions::default()
-    };
-    let (model, samples) = linear(&path, csv, "c21", &[]);
-    assert_ranks(("german", "German credit"), &model, &samples);
+    let mut options = TrainOptions::new("c21");
+    options.csv.header = false;
+    let (model, samples) = linear(&path, options);
+    assert_ranks(("german", "German credit", 0.9), &model, &samples);
 }
 
 #[test]
@@ -185,7 +179,14 @@ fn card_default_ranks_as_its_coefficients() {
     let Some(path) = material("finance/UCI_Credit_Card.csv") else {
         return;
     };
-    let target = "default.payment.next.month";
-    let (model, samples) = linear(&path, CsvOptions::default(), target, &["ID"]);
-    assert_ranks(("uci", "Credit-card default"), &model, &samples);
+    let mut options = TrainOptions::new("default.payment.next.month");
+    options.drop = vec!["ID".into()];
+    options.missing = Missing::Mean;
+    // Nearly to the optimum: stopped early, the six bills, which are nearly the same, share
+    // their weight in another way than scikit-learn's.
+    (options.rate, options.batch, options.decay) = (0.01, Some(2048), 0.0);
+    (options.epochs, options.patience) = (500, 100);
+    let (model, samples) = linear(&path, options);
+    // Of scikit-learn's own coefficients it is 0.89.
+    assert_ranks(("uci", "Credit-card default", 0.85), &model, &samples);
 }

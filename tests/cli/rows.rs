@@ -245,7 +245,6 @@ fn methods_agree_on_a_linear_model() {
         "deeplift",
         "shapley",
         "kernel-shap",
-        "lime",
         "feature-ablation",
         "occlusion",
     ] {
