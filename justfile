@@ -100,10 +100,20 @@ attention:
     target/release/saliency train --data target/demo-finance/series.csv --target signal --model transformer --sequence 12 --features return,volume,rate --out target/attention/model --device cpu
     for method in attention-map attention-rollout gradient-attention-rollout; do target/release/saliency explain --data target/demo-finance/series.csv --model target/attention/model --window 2020-10-15..2020-10-26 --method $method --out target/attention --device cpu && cp target/attention/series-2020-10-15--2020-10-26-$method-series.png docs/pictures/$method.png; done
 
-# The example charts of docs/finance.md
+# The outputs and charts of docs/finance.md, from the data and models of `just demo-finance`
+finance-examples: (demo-finance "--device" "cpu")
+    cd target/demo-finance && ../release/saliency explain --data credit.csv --model credit --row 17 --out examples --device cpu
+    cd target/demo-finance && ../release/saliency importance --data credit.csv --model credit --group-by home --out examples --device cpu
+    cd target/demo-finance && ../release/saliency explain --data series.csv --model series --window 2020-10-15..2020-10-26 --out examples --device cpu
+    cp target/demo-finance/examples/credit-row-17-integrated-gradients.png docs/pictures/chart-row.png
+    cp target/demo-finance/examples/credit-importance-integrated-gradients.png docs/pictures/chart-importance.png
+    cp target/demo-finance/examples/credit-importance-integrated-gradients-beeswarm.png docs/pictures/chart-beeswarm.png
+    cp target/demo-finance/examples/series-2020-10-15--2020-10-26-integrated-gradients-series.png docs/pictures/chart-series.png
+    cp target/demo-finance/examples/series-2020-10-15--2020-10-26-integrated-gradients-heat.png docs/pictures/chart-heat.png
+
+# One of each chart for tables and series, from made-up numbers: target/charts
 charts:
     cargo run --release -p saliency-viz --example charts target/charts
-    for chart in row importance beeswarm series heat; do cp target/charts/$chart.png docs/pictures/chart-$chart.png; done
 
 # Regenerate the committed reference values with PyTorch, Captum and matplotlib
 reference: venv
@@ -122,9 +132,16 @@ reference: venv
     {{python}} tests/reference/ablation.py
     {{python}} tests/reference/finance.py
 
-# scikit-learn's figures on real credit files (not part of the project; give their folder)
-credit folder: venv
+# scikit-learn's figures on real credit files and price series (not part of the project; give their folder)
+finance-reference folder: venv
     {{python}} tests/reference/credit.py {{folder}}
+    {{python}} tests/reference/prices.py {{folder}}
+
+# `saliency train` beside those figures and the ranks of explanations, for the guide (needs $SALIENCY_DATA)
+finance-real:
+    SALIENCY_FINANCE_OUT=$PWD/target/finance-real cargo test --release --workspace {{features}} --test whole -- real_data finance_real
+    printf '# Real credit files and price series\n\nWritten by `just finance-real` from public files that are not part of the project, beside\nscikit-learn on the same rows and windows (`just finance-reference`). See [training](training.md)\nand [tables and series](finance.md).\n' > docs/finance-real.md
+    cat target/finance-real/*.md >> docs/finance-real.md
 
 # ResNet50 against torchvision in f64 and f32 (generates about 300 MB in target/reference)
 resnet50: venv

@@ -4,6 +4,7 @@
 mod fetch;
 mod listings;
 mod maps;
+mod real_data;
 mod refusals;
 mod rows;
 mod studies;

@@ -1,106 +1,22 @@
-//! Training on public credit files and price series, where the folder of test material is
-//! there, beside scikit-learn's logistic regression on the same rows.
+//! What training makes of public credit files and price series, where the folder of test material
+//! is there.
 
-use std::{
-    ops::ControlFlow,
-    path::{Path, PathBuf},
-};
+use std::{ops::ControlFlow, path::Path};
 
 use burn::tensor::Device;
 use saliency_models::{
     data::{CsvOptions, Missing, Quantity, SchemaOptions},
     predictor::Family,
-    train::{Scores, SequenceOptions, TaskKind, TrainOptions, Trained, train},
+    train::{SequenceOptions, TaskKind, TrainOptions, Trained, train},
 };
-use serde_json::Value;
 
-use crate::parity::announce;
-
-/// Figures of tests/reference/credit.py.
-const REFERENCE: &str = include_str!("golden/credit.json");
-
-fn data(name: &str) -> Option<PathBuf> {
-    let folder = std::env::var_os("SALIENCY_DATA").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data"),
-        PathBuf::from,
-    );
-    let path = folder.join("finance").join(name);
-    if path.is_file() {
-        return Some(path);
-    }
-    announce(&format!(
-        "SKIPPED finance_training: no file {}",
-        path.display()
-    ));
-    None
-}
+use crate::parity::{announce, material};
 
 fn trained(options: &TrainOptions, path: &Path) -> Trained {
     train(options, path, &Device::flex(), &mut |_| {
         ControlFlow::Continue(())
     })
     .unwrap()
-}
-
-/// Test AUC and log loss of a family, announced beside the reference.
-fn measured(name: &str, family: Family, options: &TrainOptions, path: &Path) -> (f64, f64) {
-    let mut options = options.clone();
-    options.family = Some(family);
-    let trained = trained(&options, path);
-    let Scores::Classification {
-        auc: Some(auc),
-        log_loss,
-        accuracy,
-        ..
-    } = trained.description.test
-    else {
-        panic!("{name}: no AUC")
-    };
-    announce(&format!(
-        "{name}, {family}: AUC {auc:.4}, log loss {log_loss:.4}, accuracy {accuracy:.4}, {} epochs, {:.1} s",
-        trained.description.training.epochs, trained.seconds
-    ));
-    (auc, log_loss)
-}
-
-fn reference(name: &str) -> (f64, f64) {
-    let figures: Value = serde_json::from_str(REFERENCE).unwrap();
-    let of = |figure: &str| figures[name]["training"][figure].as_f64().unwrap();
-    let (auc, log_loss) = (of("auc"), of("log_loss"));
-    announce(&format!(
-        "{name}, scikit-learn: AUC {auc:.4}, log loss {log_loss:.4}"
-    ));
-    (auc, log_loss)
-}
-
-#[test]
-fn german_credit_is_learned_as_well_as_by_logistic_regression() {
-    let Some(path) = data("german.data") else {
-        return;
-    };
-    let mut options = TrainOptions::new("c21");
-    options.csv.header = false;
-    let (want, want_loss) = reference("german");
-    let (auc, loss) = measured("german", Family::Linear, &options, &path);
-    assert!(auc >= want, "{auc} is below {want}");
-    assert!(loss <= want_loss, "{loss} is above {want_loss}");
-}
-
-#[test]
-fn card_default_is_learned_as_well_as_by_logistic_regression() {
-    let Some(path) = data("UCI_Credit_Card.csv") else {
-        return;
-    };
-    let mut options = TrainOptions::new("default.payment.next.month");
-    options.drop = vec!["ID".into()];
-    options.missing = Missing::Mean;
-    options.epochs = 20;
-    let (want, want_loss) = reference("uci");
-    let (auc, loss) = measured("uci", Family::Linear, &options, &path);
-    assert!((auc - want).abs() < 0.005 && (loss - want_loss).abs() < 0.005);
-    let (auc, loss) = measured("uci", Family::Mlp, &options, &path);
-    assert!(auc >= want + 0.02, "{auc} is not above {want}");
-    assert!(loss < want_loss, "{loss} is above {want_loss}");
 }
 
 /// A short training whose scores are finite.
@@ -123,7 +39,7 @@ fn series(name: &str, options: &TrainOptions, path: &Path) -> Trained {
 
 #[test]
 fn price_series_are_trained_on() {
-    if let Some(path) = data("vix_daily.csv") {
+    if let Some(path) = material("finance/vix_daily.csv") {
         let mut options = TrainOptions::new("CLOSE");
         options.sequence = Some(SequenceOptions {
             horizon: vec![1, 5],
@@ -138,7 +54,7 @@ fn price_series_are_trained_on() {
         let window = trained.layout().window.as_ref().unwrap();
         assert_eq!(window.time.as_deref(), Some("DATE"));
     }
-    if let Some(path) = data("aapl_daily_plotly.csv") {
+    if let Some(path) = material("finance/aapl_daily_plotly.csv") {
         let mut options = TrainOptions::new("direction");
         options.family = Some(Family::Tcn);
         options.sequence = Some(SequenceOptions::new(10));
@@ -156,7 +72,7 @@ fn price_series_are_trained_on() {
 /// they are in no window.
 #[test]
 fn zeros_that_mean_unknown_are_left_out() {
-    let Some(path) = data("sp500_monthly_shiller.csv") else {
+    let Some(path) = material("finance/sp500_monthly_shiller.csv") else {
         return;
     };
     let mut options = TrainOptions::new("SP500");
@@ -175,6 +91,8 @@ fn zeros_that_mean_unknown_are_left_out() {
     };
     assert!(says(&as_it_is, "column Earnings is 0 in the last 36 rows"));
     assert!(says(&as_it_is, "--absent 0 --missing drop"));
+    assert!(says(&as_it_is, "SP500, "));
+    assert!(says(&as_it_is, "more than 3 training deviations"));
 
     options.schema = SchemaOptions {
         absent: vec!["0".into()],
@@ -195,7 +113,7 @@ fn zeros_that_mean_unknown_are_left_out() {
 
 #[test]
 fn a_target_of_two_numbers_is_a_class() {
-    let Some(path) = data("german.data") else {
+    let Some(path) = material("finance/german.data") else {
         return;
     };
     let mut options = TrainOptions::new("c21");

@@ -4,7 +4,10 @@
 //! by about 1e-7, and a ReLU whose input is that close to zero may flip, which moves a small
 //! network's gradient by up to about 1e-5.
 
-use std::{io::Write, path::Path};
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+};
 
 use burn::{
     module::Module,
@@ -29,6 +32,30 @@ const TOLERANCE: f64 = 1e-4;
 /// Says something even when the test harness captures output.
 pub fn announce(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// Says a section of docs/finance-real.md, and writes it where `just finance-real` asks for it.
+pub fn finance_section(file: &str, text: &str) {
+    announce(text);
+    if let Some(folder) = std::env::var_os("SALIENCY_FINANCE_OUT") {
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(Path::new(&folder).join(file), format!("\n{text}")).unwrap();
+    }
+}
+
+/// What lies at `path` in the folder of test material, `$SALIENCY_DATA` or `shared/data` beside the
+/// checkout. Where it is not there, says that the test is skipped.
+pub fn material(path: &str) -> Option<PathBuf> {
+    let folder = std::env::var_os("SALIENCY_DATA").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data"),
+        PathBuf::from,
+    );
+    let found = folder.join(path);
+    if found.exists() {
+        return Some(found);
+    }
+    announce(&format!("SKIPPED: there is no {}", found.display()));
+    None
 }
 
 /// A wgpu device: a real GPU where there is one, else a software adapter. Without any, fails

@@ -14,19 +14,7 @@ use saliency_models::{
     zoo::{Architecture, Network},
 };
 
-use crate::parity::announce;
-
-fn data(test: &str) -> Option<PathBuf> {
-    let folder = std::env::var_os("SALIENCY_DATA").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data"),
-        PathBuf::from,
-    );
-    if folder.is_dir() {
-        return Some(folder);
-    }
-    announce(&format!("SKIPPED {test}: no folder {}", folder.display()));
-    None
-}
+use crate::parity::{announce, material};
 
 /// Photographs with an ImageNet class, from the manifest.
 fn labelled(folder: &Path) -> Vec<(PathBuf, usize)> {
@@ -68,7 +56,7 @@ fn ranks(folder: &Path, preprocess: &Preprocess) -> Vec<usize> {
 /// A plain resize, by the nearest pixel; smoothed ones cost places, see below.
 #[test]
 fn squeezenet_knows_the_labelled_photographs() {
-    let Some(folder) = data("squeezenet_knows_the_labelled_photographs") else {
+    let Some(folder) = material("") else {
         return;
     };
     let resizes = [
@@ -102,7 +90,7 @@ fn squeezenet_knows_the_labelled_photographs() {
 /// Stretched to 227x227 with Pillow's antialiased filter, PyTorch ranks the true classes like this.
 #[test]
 fn squeezenet_ranks_stretched_photographs_as_pytorch_does() {
-    let Some(folder) = data("squeezenet_ranks_stretched_photographs") else {
+    let Some(folder) = material("") else {
         return;
     };
     let ranks = ranks(&folder, &Preprocess::squeezenet_caffe());
@@ -111,7 +99,7 @@ fn squeezenet_ranks_stretched_photographs_as_pytorch_does() {
 
 #[test]
 fn squeezenet_maps_of_a_photograph_are_finite_and_not_flat() {
-    let Some(folder) = data("squeezenet_maps_of_a_photograph") else {
+    let Some(folder) = material("") else {
         return;
     };
     let net = squeezenet(&folder);
@@ -129,7 +117,7 @@ fn squeezenet_maps_of_a_photograph_are_finite_and_not_flat() {
 
 #[test]
 fn the_published_cifar_networks_load_and_run() {
-    let Some(folder) = data("the_published_cifar_networks_load_and_run") else {
+    let Some(folder) = material("") else {
         return;
     };
     for (architecture, file) in [

@@ -2,7 +2,9 @@
 //! and the same values on every backend.
 
 use burn::tensor::{Device, Tensor};
-use saliency_core::{Attribution, BatchSize, Error, Graph, Method, Recipe, Run, Target};
+use saliency_core::{
+    Attribution, BatchSize, Error, Graph, Method, Model, Recipe, Reduction, Run, Target,
+};
 
 use crate::{
     golden::{self, relative_l2, vectors},
@@ -93,6 +95,46 @@ fn methods_apply_to_tables_and_series_or_say_why_not() {
     ] {
         let line = format!("| `{name}` | yes | yes | yes |\n");
         assert!(found.contains(&line), "{name} must apply to all: {found}");
+    }
+}
+
+/// A series of one value for each step may be `[N, T]` or `[N, T, 1]`.
+#[test]
+fn series_of_one_value_need_no_third_axis() {
+    let (graph, rows) = vectors::table();
+    let flat = |x: Tensor<2>| Model::<2>::forward(&graph, x);
+    let deep = |x: Tensor<3>| Model::<2>::forward(&graph, x.squeeze_dim(2));
+    for name in [
+        "gradient",
+        "input-x-gradient",
+        "smoothgrad",
+        "integrated-gradients",
+        "gradient-shap",
+        "occlusion",
+        "feature-ablation",
+        "shapley",
+        "kernel-shap",
+        "lime",
+        "feature-permutation",
+    ] {
+        let target = Target::Predicted;
+        let recipe = match name {
+            "occlusion" => Recipe::named(name).unwrap().with("window", [2]).unwrap(),
+            _ => recipe::<2>(name),
+        };
+        let want = recipe.explain(&flat, rows.clone(), target.clone()).unwrap();
+        let series = rows.clone().unsqueeze_dim(2);
+        let got = recipe.explain(&deep, series, target).unwrap();
+        let steps = golden::host(got.steps(Reduction::Sum));
+        let (got, want) = (golden::host(got.values), golden::host(want.values));
+        let error = relative_l2(&got, &want);
+        assert!(error < 1e-6, "{name}: {error:.1e}");
+        assert!(
+            steps
+                .iter()
+                .zip(&want)
+                .all(|(s, w)| (s - w.abs()).abs() < 1e-6)
+        );
     }
 }
 

@@ -214,6 +214,93 @@ fn rows_are_explained_in_ranges_and_for_any_target() {
     }
 }
 
+/// A linear model's contributions are known, and a category's is one of them: whether its encoded
+/// columns are taken away together or one by one, it counts once.
+#[test]
+fn methods_agree_on_a_linear_model() {
+    let sandbox = Sandbox::with_credit();
+    let by_name = |features: &Value, of: &dyn Fn(&Value) -> f64| -> Vec<(String, f64)> {
+        let features = features.as_array().unwrap().iter();
+        let mut found: Vec<(String, f64)> = features
+            .map(|f| (f["name"].as_str().unwrap().to_owned(), of(f)))
+            .collect();
+        found.sort_by(|a, b| a.0.cmp(&b.0));
+        found
+    };
+    let assert_close = |got: &[(String, f64)], want: &[(String, f64)], what: &str| {
+        for ((name, got), (_, want)) in got.iter().zip(want) {
+            let off = (got - want).abs();
+            assert!(
+                off < 0.03 * want.abs() + 1e-3,
+                "{what}: {name}: {got} {want}"
+            );
+        }
+    };
+    let row = |method: &str| {
+        let found = sandbox.rows(&["--row", "3", "--method", method, "--save", "none"]);
+        by_name(&found[0]["features"], &|f| number(&f["value"]))
+    };
+    let want = row("integrated-gradients");
+    for method in [
+        "deeplift",
+        "shapley",
+        "kernel-shap",
+        "feature-ablation",
+        "occlusion",
+    ] {
+        assert_close(&row(method), &want, method);
+    }
+    let whole = |method: &str| {
+        let found = sandbox.importance(&["--method", method, "--save", "none"]);
+        by_name(&found["features"], &|f| number(&f["magnitude"]["mean"]))
+    };
+    let want = whole("integrated-gradients");
+    for method in ["shapley", "feature-ablation"] {
+        assert_close(&whole(method), &want, method);
+    }
+}
+
+/// Whatever is taken away together, the values add up to the score less the mean row's.
+#[test]
+fn groups_of_a_window_add_up() {
+    let sandbox = Sandbox::with_prices();
+    let sum = |more: &[&str]| {
+        let start = [
+            "explain",
+            "--data",
+            "prices.csv",
+            "--model",
+            "prices",
+            "--device",
+            "cpu",
+            "--row",
+            "30",
+            "--json",
+            "--save",
+            "none",
+        ];
+        let report = sandbox.json(&[&start[..], more].concat());
+        let features = report[0]["features"].as_array().unwrap().iter();
+        let sum: f64 = features.map(|f| number(&f["value"])).sum();
+        sum
+    };
+    let want = sum(&["--steps", "200"]);
+    for features in [
+        "auto",
+        "\"positions\"",
+        "\"channels\"",
+        "{\"grid\":[3]}",
+        "{\"grid\":[2,1]}",
+    ] {
+        let option = format!("features={features}");
+        let got = sum(&["--method", "shapley", "--option", &option]);
+        assert!(
+            (got - want).abs() < 0.01 * want.abs().max(0.1),
+            "{features}: {got} {want}"
+        );
+    }
+}
+
 #[test]
 fn a_window_is_explained_over_time() {
     let sandbox = Sandbox::with_prices();
@@ -238,7 +325,7 @@ fn a_window_is_explained_over_time() {
     let report = &report[0];
     assert_eq!(report["name"], "2020-01-05..2020-01-10");
     assert_eq!(report["steps"].as_array().unwrap().len(), 6);
-    assert_eq!(report["target"], "mean of price t+1 to price t+2");
+    assert_eq!(report["target"], "mean of price t+1 to t+2");
     assert_eq!(report["outputs"].as_array().unwrap().len(), 2);
     let stem = "out/prices-2020-01-05--2020-01-10-integrated-gradients";
     let want = [".png", "-series.png", "-heat.png", ".csv", ".json"];
@@ -296,6 +383,15 @@ fn a_window_is_explained_over_time() {
         ["t-5", "t-4", "t-3", "t-2", "t-1", "t"]
     );
     std::fs::remove_dir_all(sandbox.path("out")).unwrap();
+    let three = ["--window", "2020-01-05..2020-01-07", "--save", "none"];
+    sandbox.refuses(
+        1,
+        &[&start[..], &three].concat(),
+        &[
+            "no window of 6 rows lies in",
+            "the file's windows go from 2020-01-01 to 2020-04-06",
+        ],
+    );
     let rise = ["--method", "rise", "--samples", "8", "--save", "none"];
     sandbox.refuses(
         2,

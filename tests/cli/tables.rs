@@ -34,7 +34,9 @@ fn files_that_are_no_tables() {
     ];
     sandbox.refuses(1, &missing, &["no.csv: no such file"]);
     refused(1, "", &PAID, &["data.csv: is empty"]);
+    refused(1, "\n \r\n\n", &PAID, &["data.csv: is empty"]);
     refused(1, "income,paid\n", &PAID, &["has a header and no rows"]);
+    refused(1, "income,paid", &PAID, &["has a header and no rows"]);
     refused(
         1,
         "PK\x03\x04",
@@ -94,6 +96,13 @@ fn headers_that_do_not_fit() {
         short,
         &PAID,
         &["row 1 (line 2): has 5 cells, but the header has 4"],
+    );
+    let long = loans().replacen("paid\n", "paid,more\n", 1);
+    refused(
+        1,
+        long,
+        &PAID,
+        &["row 1 (line 2): has 5 cells, but the header has 6"],
     );
     let headless = loans().split_once('\n').unwrap().1.to_owned();
     // Its first row has the same number twice.
@@ -274,6 +283,233 @@ fn requests_that_make_no_sense() {
     );
     train("data.csv", &["data.csv: is a file"]);
     assert_eq!(sandbox.read("photos/cat.txt"), b"precious");
+}
+
+/// However the same rows are written, the model is the same to the bit.
+#[test]
+fn every_dialect_gives_the_same_model() {
+    // A category with an accent, and one with a delimiter and a line end in it.
+    let plain = loans()
+        .replace("rent", "lou\u{e9}")
+        .replace("other", "\"a, b;\nc|d\"");
+    let utf16 = |to_bytes: fn(u16) -> [u8; 2], mark: &str| -> Vec<u8> {
+        let text = format!("{mark}{plain}");
+        text.encode_utf16().flat_map(to_bytes).collect()
+    };
+    let latin: Vec<u8> = plain.chars().map(|c| c as u8).collect();
+    // Commas that separate, outside of quotes.
+    let separated = |by: &str| {
+        let quoted = "\"a, b;\nc|d\"";
+        plain
+            .replace(quoted, "@")
+            .replace(',', by)
+            .replace('@', quoted)
+    };
+    let files: [(&str, Vec<u8>, &[&str]); 13] = [
+        ("plain", plain.clone().into(), &[]),
+        ("no last line end", plain.trim_end().into(), &[]),
+        ("empty lines", plain.replace("yes\n", "yes\n\n").into(), &[]),
+        ("a mark", format!("\u{feff}{plain}").into(), &[]),
+        ("spaces around cells", separated(" , ").into(), &[]),
+        ("semicolons", separated(";").into(), &[]),
+        ("tabulators", separated("\t").into(), &[]),
+        ("pipes", separated("|").into(), &["--delimiter", "pipe"]),
+        ("UTF-16", utf16(u16::to_le_bytes, "\u{feff}"), &[]),
+        (
+            "UTF-16, big end first",
+            utf16(u16::to_be_bytes, "\u{feff}"),
+            &[],
+        ),
+        (
+            "UTF-16 without a mark",
+            utf16(u16::to_le_bytes, ""),
+            &["--encoding", "utf-16le"],
+        ),
+        ("Latin-1", latin, &["--encoding", "windows-1252"]),
+        (
+            "numbers in quotes",
+            plain.replace(",37,", ",\"37\",").into(),
+            &[],
+        ),
+    ];
+    let mut first = None;
+    for (what, content, more) in files {
+        let sandbox = Sandbox::new();
+        sandbox.write("loans.csv", content);
+        let train = [
+            "train",
+            "--data",
+            "loans.csv",
+            "--target",
+            "paid",
+            "--out",
+            "loans",
+            "--hidden",
+            "4",
+            "--epochs",
+            "2",
+        ];
+        sandbox.succeeds(&[&train[..], more].concat());
+        let weights = sandbox.read("loans/weights.safetensors");
+        let explain = [
+            "explain",
+            "--data",
+            "loans.csv",
+            "--model",
+            "loans",
+            "--row",
+            "3",
+            "--json",
+            "--save",
+            "none",
+            "--device",
+            "cpu",
+        ];
+        let features = sandbox.json(&[&explain[..], more].concat())[0]["features"].to_string();
+        let found = (weights, features);
+        assert!(
+            *first.get_or_insert_with(|| found.clone()) == found,
+            "{what}"
+        );
+    }
+    for end in ["\r\n", "\r"] {
+        let (plain, other) = (Sandbox::new(), Sandbox::new());
+        plain.write("loans.csv", loans());
+        other.write("loans.csv", loans().replace('\n', end));
+        let train = [
+            "train",
+            "--data",
+            "loans.csv",
+            "--target",
+            "paid",
+            "--out",
+            "loans",
+            "--epochs",
+            "1",
+        ];
+        plain.succeeds(&train);
+        other.succeeds(&train);
+        let weights = "loans/weights.safetensors";
+        assert!(plain.read(weights) == other.read(weights), "{end:?}");
+    }
+}
+
+/// What looks like a number and is none is never taken for a category.
+#[test]
+fn amounts_are_refused() {
+    let with = |amount: &dyn Fn(&str) -> String| {
+        let mut lines = loans().lines().map(String::from).collect::<Vec<_>>();
+        for line in &mut lines[1..] {
+            let mut cells: Vec<String> = line.split(',').map(String::from).collect();
+            cells[1] = amount(&cells[1]);
+            *line = cells.join(",");
+        }
+        lines.join("\n")
+    };
+    let place = "row 1 (line 2), column \"income\": ";
+    refused(
+        1,
+        with(&|n| format!("\"{n},50\"")),
+        &PAID,
+        &[
+            place,
+            "\"0,50\" is not a number; write decimals with a point",
+        ],
+    );
+    refused(
+        1,
+        with(&|n| format!("\"1{n},000\"")),
+        &PAID,
+        &[
+            place,
+            "\"10,000\" is not a number; write it without units and separators",
+        ],
+    );
+    for unit in ["$", "€"] {
+        refused(
+            1,
+            with(&|n| format!("{unit}{n}")),
+            &PAID,
+            &[place, "without units"],
+        );
+    }
+    refused(
+        1,
+        with(&|n| format!("{n} %")),
+        &PAID,
+        &[place, "without units"],
+    );
+    let codes = with(&|n| format!("\"{},5\"", n.len()));
+    let sandbox = Sandbox::new();
+    sandbox.write("data.csv", codes);
+    let train = [
+        "train",
+        "--data",
+        "data.csv",
+        "--target",
+        "paid",
+        "--out",
+        "out",
+        "--epochs",
+        "1",
+        "--categorical",
+        "income",
+    ];
+    sandbox.succeeds(&train);
+}
+
+/// Rows are named by their number, however many come before.
+#[test]
+fn a_million_rows() {
+    let sandbox = Sandbox::new();
+    let line = |i: usize| {
+        let paid = if i * 37 % 100 > 50 { "yes" } else { "no" };
+        format!("{},{paid}\n", i * 37 % 100)
+    };
+    let body: String = (0..1_000_000).map(line).collect();
+    let few: String = (0..200).map(line).collect();
+    sandbox.write("few.csv", format!("income,paid\n{few}"));
+    sandbox.succeeds(&[
+        "train", "--data", "few.csv", "--target", "paid", "--out", "model", "--epochs", "1",
+    ]);
+    sandbox.write("many.csv", format!("income,paid\n{body}"));
+    let explain = [
+        "explain", "--data", "many.csv", "--model", "model", "--device", "cpu", "--json", "--save",
+        "none",
+    ];
+    let last = sandbox.json(&[&explain[..], &["--row", "1000000"]].concat());
+    assert_eq!(last[0]["features"][0]["text"], "63");
+    sandbox.write("bad.csv", format!("income,paid\n{body}much,no\n"));
+    let place = "bad.csv: row 1000001 (line 1000002), column \"income\": \"much\"";
+    let train = [
+        "train", "--data", "bad.csv", "--target", "paid", "--out", "out",
+    ];
+    sandbox.refuses(1, &train, &[place]);
+    let explain = [
+        "explain", "--data", "bad.csv", "--model", "model", "--row", "1000001", "--out", "out",
+    ];
+    sandbox.refuses(1, &explain, &[place]);
+}
+
+#[test]
+fn cells_of_any_size() {
+    let huge = "x".repeat(1 << 20);
+    let with = |cell: &str| loans().replacen(",own,", &format!(",{cell},"), 1);
+    let sandbox = Sandbox::new();
+    sandbox.write("data.csv", with(&huge));
+    let train = [
+        "train", "--data", "data.csv", "--target", "paid", "--out", "out", "--epochs", "1",
+    ];
+    sandbox.succeeds(&train);
+    let longer = "x".repeat(17 << 20);
+    refused(1, with(&longer), &PAID, &["line 2", "longer than 16 MiB"]);
+    let number = loans().replacen(",0,own", &format!(",{huge},own"), 1);
+    refused(
+        1,
+        number,
+        &PAID,
+        &["row 1 (line 2), column \"income\"", "is not a number"],
+    );
 }
 
 #[test]

@@ -1,5 +1,5 @@
-"""Test AUC and effects of scikit-learn's logistic regression on real credit files, on the rows that
-`saliency train --seed 1` tests on.
+"""Test scores and effects of scikit-learn's logistic regression on real credit files, on the rows that
+`saliency train --seed N` trains and tests on.
 
     python tests/reference/credit.py FOLDER   # with german.data and UCI_Credit_Card.csv
 
@@ -17,6 +17,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 MASK = (1 << 64) - 1
 ROOT = Path(__file__).resolve().parents[2]
+SEEDS = range(1, 9)
 
 
 def part_of_rows(rows, validation=0.15, test=0.15, seed=1):
@@ -69,22 +70,23 @@ def figures(rows, target, positive, drop=()):
     columns = [list(column) for column in zip(*rows)]
     truth = np.array([cell == positive for cell in columns[target]])
     features = [c for i, c in enumerate(columns) if i != target and i not in drop]
-    parts = part_of_rows(len(rows))
-    x, source = encoded(features, parts == 0)
-    found = {"rows": len(rows), "test_rows": int((parts == 2).sum())}
-    for name, used in (("training", parts == 0), ("training_and_validation", parts < 2)):
-        model = LogisticRegression(max_iter=5000).fit(x[used], truth[used])
+    found = {"rows": len(rows), "splits": []}
+    for seed in SEEDS:
+        parts = part_of_rows(len(rows), seed=seed)
+        x, source = encoded(features, parts == 0)
+        model = LogisticRegression(max_iter=5000).fit(x[parts == 0], truth[parts == 0])
         p = model.predict_proba(x[parts == 2])[:, 1]
-        found[name] = {
+        found["splits"].append({
+            "seed": seed,
+            "samples": int((parts == 2).sum()),
             "auc": roc_auc_score(truth[parts == 2], p),
             "log_loss": log_loss(truth[parts == 2], p),
             "accuracy": float(((p > 0.5) == truth[parts == 2]).mean()),
-        }
-        if name == "training":
+        })
+        if seed == 1:
             # Coefficients times values: how far each column moves the logit.
-            effects = x[used] * model.coef_[0]
-            columns = range(source.max() + 1)
-            std = [effects[:, source == column].sum(axis=1).std() for column in columns]
+            effects = x[parts == 0] * model.coef_[0]
+            std = [effects[:, source == column].sum(axis=1).std() for column in range(source.max() + 1)]
             found["effect_std"] = [round(float(value), 6) for value in std]
     return found
 

@@ -7,6 +7,7 @@ mod error;
 mod files;
 mod inputs;
 mod model;
+mod page;
 mod progress;
 mod report;
 mod table;

@@ -158,6 +158,26 @@ pub fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> St
     table.to_string()
 }
 
+/// A Markdown table, for the guide.
+pub fn markdown(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
+    let names: Vec<String> = header.iter().map(|name| (*name).into()).collect();
+    let mut text = line(&names) + &line(&vec!["---".into(); header.len()]);
+    for row in rows {
+        text += &line(&row);
+    }
+    text
+}
+
+/// Seconds, in milliseconds.
+pub fn milliseconds(seconds: f64) -> String {
+    match 1e3 * seconds {
+        ms if ms < 0.1 => format!("{ms:.3} ms"),
+        ms if ms < 10.0 => format!("{ms:.1} ms"),
+        ms => format!("{ms:.0} ms"),
+    }
+}
+
 /// Prints to standard output; a closed pipe (`| head`) is no error.
 pub fn print(text: &str) -> Result<(), Error> {
     match writeln!(io::stdout(), "{text}") {

@@ -316,7 +316,10 @@ impl Tabular {
         let target = Target::mean_of(range.clone(), names.len())?;
         let words = match range.len() {
             1 => names[range.start].clone(),
-            _ => format!("mean of {} to {}", names[range.start], names[range.end - 1]),
+            _ => {
+                let (first, last) = (&names[range.start], &names[range.end - 1]);
+                format!("mean of {first} to {}", without_shared(first, last))
+            }
         };
         Ok((target, words))
     }
@@ -414,7 +417,7 @@ impl Tabular {
             // A map over the steps alone.
             false => Columns::new(["all columns"]),
         };
-        let count = columns.names().len();
+        let found = found.with_columns(columns.clone())?;
         let raw = found.to_vec()?;
         let outputs = found.outputs.clone();
         let outputs = outputs.try_into_vec_as::<f64>().map_err(Error::reading)?;
@@ -427,13 +430,9 @@ impl Tabular {
             ),
             None => None,
         };
-        let explained = |row: usize| {
+        let explained = |(row, sources): (usize, Vec<Vec<f64>>)| {
             let len = raw.len() / rows;
             let own = &raw[row * len..(row + 1) * len];
-            let steps = own.chunks(count).map(|step| {
-                let step: Vec<f64> = step.iter().map(|&v| v.into()).collect();
-                columns.summed(&step)
-            });
             let width = outputs.len() / rows;
             Explained {
                 trust: trust(&found, row, own, errors.as_deref()),
@@ -441,14 +440,15 @@ impl Tabular {
                 score: found.scores[row],
                 outputs: outputs[row * width..(row + 1) * width].to_vec(),
                 attribution: Values {
-                    sources: steps.collect(),
+                    sources,
                     raw: own.to_vec(),
                     shape: shape.clone(),
                     columns: columns.clone(),
                 },
             }
         };
-        Ok((0..rows).map(explained).collect())
+        let sources = found.source_values()?.into_iter();
+        Ok(sources.enumerate().map(explained).collect())
     }
 }
 
@@ -488,6 +488,14 @@ fn trust<const D: usize>(
 
 fn largest(values: &[f64]) -> usize {
     (0..values.len()).fold(0, |best, i| if values[i] > values[best] { i } else { best })
+}
+
+/// `t+5` of `price t+5` after `price t+1`.
+fn without_shared<'a>(first: &str, last: &'a str) -> &'a str {
+    match (first.rsplit_once(' '), last.rsplit_once(' ')) {
+        (Some((shared, _)), Some((same, step))) if shared == same => step,
+        _ => last,
+    }
 }
 
 /// `` for all outputs, `:2..5` for those from the second to the fifth.
@@ -573,6 +581,8 @@ mod tests {
             assert!(outputs_of(wrong, 5).is_err(), "{wrong}");
         }
         let names = ["close t+1", "close t+10", "open t+1"].map(String::from);
+        assert_eq!(without_shared(&names[0], &names[1]), "t+10");
+        assert_eq!(without_shared(&names[0], &names[2]), "open t+1");
         assert_eq!(find("Close t+1", &names).unwrap(), 0);
         assert_eq!(find("t+10", &names).unwrap(), 1);
         let error = find("close", &names).unwrap_err().to_string();

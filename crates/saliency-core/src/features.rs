@@ -60,6 +60,15 @@ pub struct Groups {
     pub count: usize,
 }
 
+impl Groups {
+    /// For each value of the row, how many are in its group.
+    pub(crate) fn sizes(&self) -> Vec<usize> {
+        let mut counts = vec![0; self.count];
+        self.ids.iter().for_each(|&id| counts[id] += 1);
+        self.ids.iter().map(|&id| counts[id]).collect()
+    }
+}
+
 impl Features {
     /// The groups of one row, `[1, ...]`.
     ///

@@ -115,8 +115,13 @@ impl<const D: usize> Attribution<D> {
             .unwrap_or_else(|| Columns::numbered(count))
     }
 
-    /// For each row the values of each source column, step by step.
-    fn sources(&self, columns: &Columns) -> Result<Vec<Vec<Vec<f64>>>, Error> {
+    /// For each row and step (a table has one) the signed sum of each source column. A group of
+    /// values that the method took away together counts once.
+    ///
+    /// # Errors
+    /// [`Error::Device`] when the device fails.
+    pub fn source_values(&self) -> Result<Vec<Vec<Vec<f64>>>, Error> {
+        let columns = self.named();
         let [rows, count] = [self.values.dims()[0], columns.names().len()];
         let values = self.values.clone();
         let mut values = values.try_into_vec_as::<f64>().map_err(Error::device)?;
@@ -125,24 +130,28 @@ impl<const D: usize> Attribution<D> {
             values
                 .iter_mut()
                 .zip(sizes)
-                .for_each(|(v, size)| *v /= size);
+                .for_each(|(value, size)| *value /= *size as f64);
         }
         let steps = values.chunks(count).map(|step| columns.summed(step));
         let steps: Vec<Vec<f64>> = steps.collect();
-        let per_row = steps.len() / rows.max(1);
+        let per_row = (steps.len() / rows.max(1)).max(1);
         Ok(steps.chunks(per_row).map(<[_]>::to_vec).collect())
     }
 
-    /// Where the method took groups of values away together, each value of a group has the
-    /// whole group's: how many there are of each in a row, so that a group counts once.
-    fn group_sizes(&self) -> Option<Vec<f64>> {
-        let given = self.recipe.options().get("features")?.clone();
-        let Ok(Features::Given(ids)) = serde_json::from_value(given) else {
+    /// Where the method took values away together, each value of a group has the whole group's:
+    /// how many there are of each in a row. `None` where each value is its own group, or where
+    /// rows differ.
+    fn group_sizes(&self) -> Option<Vec<usize>> {
+        let options = self.recipe.options();
+        let given = options
+            .get("features")
+            .or_else(|| options.get("of")?.get("features"))?;
+        let features = serde_json::from_value::<Features>(given.clone()).ok()?;
+        if matches!(features, Features::Slic(_)) || self.values.dims()[0] == 0 {
             return None;
-        };
-        let row: usize = self.values.dims()[1..].iter().product();
-        let size = |id: &usize| ids.iter().filter(|other| *other == id).count() as f64;
-        (ids.len() == row).then(|| ids.iter().map(size).collect())
+        }
+        let row = self.values.clone().narrow(0, 0, 1);
+        features.resolve(&row).ok().map(|groups| groups.sizes())
     }
 
     fn of_sources(&self) -> Result<Vec<Vec<Contribution>>, Error> {
@@ -157,7 +166,7 @@ impl<const D: usize> Attribution<D> {
             }
             sums
         };
-        Ok(self.sources(&columns)?.into_iter().map(of_row).collect())
+        Ok(self.source_values()?.into_iter().map(of_row).collect())
     }
 
     fn ranked(&self) -> Result<Vec<FeatureRanking>, Error> {
@@ -203,14 +212,6 @@ impl Attribution<3> {
     /// [`Error::Device`] when the device fails.
     pub fn rankings(&self) -> Result<Vec<FeatureRanking>, Error> {
         self.ranked()
-    }
-
-    /// For each row and step the signed sum of each source column.
-    ///
-    /// # Errors
-    /// [`Error::Device`] when the device fails.
-    pub fn source_values(&self) -> Result<Vec<Vec<Vec<f64>>>, Error> {
-        self.sources(&self.named())
     }
 
     /// For each row what each step added over all features.
@@ -307,6 +308,26 @@ mod tests {
         let found = map.contributions().unwrap();
         let values: Vec<f64> = found.iter().flatten().map(|c| c.value).collect();
         assert_eq!(values, [6.0, -1.0, 2.0, -4.0]);
+    }
+
+    /// Of x0 + ... + x5 in three steps of two features, all from zero.
+    #[test]
+    fn groups_over_steps_count_once_too() {
+        let x = Tensor::<3>::from_floats([[[1., 2.], [3., 4.], [5., 6.]]], &Device::flex());
+        let sum = |x: Tensor<3>| x.sum_dim(2).sum_dim(1).flatten::<2>(1, 2);
+        for features in [
+            Features::Each,
+            Features::Positions,
+            Features::Channels,
+            Features::Grid(vec![2]),
+            Features::Given(vec![0, 1, 1, 1, 1, 0]),
+        ] {
+            let ablation = FeatureAblation::new().features(features.clone());
+            let map = ablation.explain(&sum, x.clone(), Target::Regression);
+            let found = map.unwrap().contributions().unwrap();
+            let total: f64 = found[0].iter().map(|c| c.value).sum();
+            assert!((total - 21.0).abs() < 1e-5, "{features:?}: {total}");
+        }
     }
 
     #[test]

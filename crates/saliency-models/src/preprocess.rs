@@ -367,7 +367,7 @@ fn centre_start(length: u64, crop: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::path::{Path, PathBuf};
+    use std::path::Path;
 
     use super::*;
     use crate::photo::{Limits, open};
@@ -427,16 +427,13 @@ mod tests {
     #[test]
     fn photographs_are_prepared_as_torchvision_prepares_them() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-        let data = std::env::var_os("SALIENCY_DATA")
-            .map_or_else(|| root.join("../shared/data"), PathBuf::from);
         let references = root.join("target/reference/preprocess");
-        let (Ok(photographs), true) = (std::fs::read_dir(data.join("images")), references.exists())
-        else {
-            println!("skipped: no photographs in {data:?} or no references in {references:?}");
+        let (Some(photographs), true) = (crate::material("images"), references.exists()) else {
+            println!("skipped: no photographs or no references in {references:?}");
             return;
         };
         let mut count = 0;
-        for file in photographs {
+        for file in std::fs::read_dir(photographs).unwrap() {
             let path = file.unwrap().path();
             let name = path.file_name().unwrap().to_str().unwrap();
             let reference = |kind: &str| references.join(format!("{name}.{kind}.png"));
@@ -454,7 +451,7 @@ mod tests {
             assert!(caffe == load(reference("caffe")), "{name} at 227x227");
             count += 1;
         }
-        assert!(count > 0, "{references:?} holds no reference for {data:?}");
+        assert!(count > 0, "{references:?} holds no reference");
     }
 
     #[test]

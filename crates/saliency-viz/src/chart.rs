@@ -98,9 +98,12 @@ pub(crate) fn horizontal_axis(canvas: &mut RgbImage, plot: Rect, scale: Scale, n
     write(canvas, below, Align::Centre, regular(CAPTION), TEXT, &name);
 }
 
-/// Horizontal grid lines and labels left of `plot`.
+/// Ticks and labels left of `plot`: about `count`, and at least two.
 pub(crate) fn vertical_axis(canvas: &mut RgbImage, plot: Rect, scale: Scale, count: usize) {
-    let ticks = round(scale.low, scale.high, count);
+    let ticks = (count..count + 4)
+        .map(|count| round(scale.low, scale.high, count))
+        .find(|ticks| ticks.len() > 1)
+        .unwrap_or_else(|| vec![scale.low, scale.high]);
     let labels = labels(&ticks);
     for (&value, text) in ticks.iter().zip(&labels.texts) {
         let y = scale.y(plot, value as f32).round() as i32;
@@ -123,38 +126,66 @@ pub(crate) fn step_edges(plot: Rect, step: usize, steps: usize) -> (i32, i32) {
     (edge(step), edge(step + 1).max(edge(step) + 1))
 }
 
-/// As many of the steps' names below `plot` as fit, evenly spaced, with both ends.
-pub(crate) fn time_axis(canvas: &mut RgbImage, plot: Rect, times: &[String]) {
-    let shortened = |time: &String| shorten(regular(TICK), time, 150);
-    let widest = times
-        .iter()
-        .map(|time| width(regular(TICK), &shortened(time)));
-    let room = widest.max().unwrap_or(0) + 22;
-    let most = ((plot.width / room.max(1)) as usize).clamp(1, 8);
-    let last = times.len() - 1;
-    let mut shown: Vec<usize> = match most.min(times.len()) {
-        1 => vec![last],
-        count => even(0.0, last as f64, count)
-            .iter()
-            .map(|at| at.round() as usize)
-            .collect(),
-    };
-    shown.dedup();
-    for step in shown {
+/// Free space between two names of steps.
+const APART: i32 = 14;
+/// Most names of steps on one axis.
+const NAMED: usize = 8;
+
+/// The name of a step below a time axis.
+struct StepName {
+    step: usize,
+    text: String,
+    centre: i32,
+    width: i32,
+}
+
+/// The names of every n-th step, counted back from the last one: as many as fit side by side.
+fn step_names(plot: Rect, times: &[String]) -> Vec<StepName> {
+    let name = |step: usize| {
         let (left, right) = step_edges(plot, step, times.len());
-        let x = (left + right) / 2;
+        let text = shorten(regular(TICK), &times[step], 150);
+        let width = width(regular(TICK), &text);
+        let half = width / 2;
+        // Names at the ends reach a little beyond the plot.
+        let (least, most) = (plot.x - 30 + half, plot.right() + 40 - half);
+        StepName {
+            step,
+            text,
+            centre: ((left + right) / 2).clamp(least.min(most), most),
+            width,
+        }
+    };
+    let every = |stride: usize| -> Vec<StepName> {
+        let mut names: Vec<StepName> = (0..times.len()).rev().step_by(stride).map(name).collect();
+        names.reverse();
+        names
+    };
+    let are_apart = |names: &[StepName]| {
+        names.windows(2).all(|pair| {
+            2 * (pair[1].centre - pair[0].centre) >= pair[0].width + pair[1].width + 2 * APART
+        })
+    };
+    let least = times.len().div_ceil(NAMED).max(1);
+    (least..=times.len())
+        .map(every)
+        .find(|names| are_apart(names))
+        .unwrap_or_default()
+}
+
+/// As many of the steps' names below `plot` as fit, evenly spaced, the last one among them.
+pub(crate) fn time_axis(canvas: &mut RgbImage, plot: Rect, times: &[String]) {
+    for name in step_names(plot, times) {
+        let (left, right) = step_edges(plot, name.step, times.len());
         let tick = Rect {
-            x,
+            x: (left + right) / 2,
             y: plot.bottom() + 1,
             width: 1,
             height: 4,
         };
         fill(canvas, tick, FRAME);
-        let half = width(regular(TICK), &shortened(&times[step])) / 2;
-        let x = x.clamp(plot.x - 30 + half, (plot.right() + 40 - half).max(plot.x));
-        let text = shortened(&times[step]);
-        let below = (x, plot.bottom() + 16);
-        write(canvas, below, Align::Centre, regular(TICK), TEXT, &text);
+        let below = (name.centre, plot.bottom() + 16);
+        let face = regular(TICK);
+        write(canvas, below, Align::Centre, face, TEXT, &name.text);
     }
 }
 
@@ -251,13 +282,68 @@ mod tests {
         assert!(signed_colour(0.0).iter().all(|&channel| channel > 240));
     }
 
+    /// Widths of the stretches of ink in a band below `plot`, with at least `gap` free columns
+    /// between them.
+    fn inked(canvas: &RgbImage, plot: Rect, gap: u32) -> Vec<(u32, u32)> {
+        let band = plot.bottom() as u32 + 6..canvas.height();
+        let is_inked = |x: &u32| band.clone().any(|y| canvas.get_pixel(*x, y).0[0] < 200);
+        let mut found: Vec<(u32, u32)> = Vec::new();
+        for x in (0..canvas.width()).filter(is_inked) {
+            match found.last_mut() {
+                Some(last) if x - last.1 <= gap => last.1 = x,
+                _ => found.push((x, x)),
+            }
+        }
+        found
+    }
+
     #[test]
-    fn any_number_of_times_can_be_written() {
-        for count in [1, 2, 5, 400] {
-            let times: Vec<String> = (0..count).map(|i| format!("2020-01-{i:03}")).collect();
+    fn names_of_steps_never_touch() {
+        let names = |count: usize, length: usize| -> Vec<String> {
+            // Lengths differ from step to step.
+            let name = |i: usize| "8".repeat(1 + (length * (1 + i % 3)) / 3);
+            (0..count).map(name).collect()
+        };
+        for width in [201, 760] {
+            let plot = Rect { width, ..PLOT };
+            for count in (1..40).chain([59, 60, 61, 90, 250, 1000, 4001]) {
+                for length in [1, 4, 10, 16, 40] {
+                    let times = names(count, length);
+                    let labels = step_names(plot, &times);
+                    let what = format!("{count} steps, {length} letters, {width} pixels");
+                    assert!(!labels.is_empty() && labels.len() <= NAMED, "{what}");
+                    assert_eq!(labels[labels.len() - 1].step, count - 1, "{what}");
+                    let mut canvas = blank(1000, 160);
+                    time_axis(&mut canvas, plot, &times);
+                    let drawn = inked(&canvas, plot, APART as u32 - 4);
+                    assert_eq!(drawn.len(), labels.len(), "{what}");
+                    let ends = (drawn[0].0, drawn[drawn.len() - 1].1);
+                    assert!(ends.0 > 0 && ends.1 <= plot.right() as u32 + 40, "{what}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn names_of_steps_are_as_many_as_fit() {
+        let plot = Rect { width: 760, ..PLOT };
+        let days: Vec<String> = (0..20).map(|i| format!("2020-04-{:02}", i + 1)).collect();
+        let steps = |times: &[String]| -> Vec<usize> {
+            step_names(plot, times).iter().map(|n| n.step).collect()
+        };
+        assert_eq!(steps(&days), [1, 4, 7, 10, 13, 16, 19]);
+        assert_eq!(steps(&days[..5]), [0, 1, 2, 3, 4]);
+        assert_eq!(steps(&["now".to_string()]), [0]);
+    }
+
+    #[test]
+    fn a_vertical_axis_has_two_labels_at_least() {
+        for (low, high) in [(30.5, 53.1), (0.0, 1.0), (-3.0, 8.0), (99.4, 101.2)] {
             let mut canvas = blank(400, 160);
-            time_axis(&mut canvas, PLOT, &times);
-            assert!(canvas.pixels().any(|p| p.0[0] < 128), "{count}");
+            vertical_axis(&mut canvas, PLOT, Scale { low, high }, 2);
+            let beside = PLOT.x as u32 - 4;
+            let ticks = (0..160).filter(|&y| canvas.get_pixel(beside, y).0[0] < 200);
+            assert!(ticks.count() >= 2, "{low} to {high}");
         }
     }
 }

@@ -4,7 +4,7 @@ use std::{
     time::Instant,
 };
 
-use maud::{DOCTYPE, Markup, PreEscaped, html};
+use maud::{Markup, html};
 use saliency_core::{
     Attribution, Evaluations, Family, Map, Method, Recipe, Reduction, Target,
     analysis::{Localisation, localisation},
@@ -23,6 +23,7 @@ use crate::{
     error::Error,
     files,
     model::{self, Loaded},
+    page::page,
     progress,
     report::{self, ClassReport},
 };
@@ -137,7 +138,8 @@ pub fn run(args: &Demo) -> Result<(), Error> {
         &args.out.join("scores.json"),
         report::to_json(&scores)?.as_bytes(),
     )?;
-    files::write(&args.out.join("scores.md"), markdown(&scores).as_bytes())?;
+    let markdown = report::markdown(&HEADER, rows(&scores));
+    files::write(&args.out.join("scores.md"), markdown.as_bytes())?;
     report::print(&table(&scores))?;
     for line in &left_out {
         report::print(&format!("left out: {line}"))?;
@@ -312,7 +314,7 @@ fn rows(scores: &[Score]) -> impl Iterator<Item = Vec<String>> {
             report::percent(s.pointing_game),
             report::percent(s.mass),
             report::percent(s.area),
-            milliseconds(s.seconds_per_map),
+            report::milliseconds(s.seconds_per_map),
             s.evaluations.forward.to_string(),
             s.evaluations.gradient.to_string(),
         ]
@@ -323,31 +325,11 @@ fn table(scores: &[Score]) -> String {
     report::table(&HEADER, rows(scores))
 }
 
-/// The same for the guide.
-fn markdown(scores: &[Score]) -> String {
-    let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
-    let mut text = line(&HEADER.map(String::from));
-    text += &line(&HEADER.map(|_| "---".into()));
-    for row in rows(scores) {
-        text += &line(&row);
-    }
-    text
-}
-
-fn milliseconds(seconds: f64) -> String {
-    match 1e3 * seconds {
-        ms if ms < 10.0 => format!("{ms:.1} ms"),
-        ms => format!("{ms:.0} ms"),
-    }
-}
-
 const STYLE: &str = "
-body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 90rem; padding: 0 1rem; color: #222 }
-table { border-collapse: collapse } th, td { padding: .3rem .6rem; text-align: left; vertical-align: top }
-thead th { border-bottom: 1px solid #999 } td.n { text-align: right; font-variant-numeric: tabular-nums }
+td.n { text-align: right; font-variant-numeric: tabular-nums }
 img { width: 8.5rem; height: 8.5rem; image-rendering: pixelated; display: block }
 .maps { display: flex; flex-wrap: wrap; gap: .8rem } figure { margin: 0; width: 8.5rem }
-figcaption { font-size: .8rem; overflow-wrap: anywhere } .wrong { color: #b00 } small { color: #666 }";
+figcaption { font-size: .8rem; overflow-wrap: anywhere } .wrong { color: #b00 }";
 
 fn html(
     scores: &[Score],
@@ -357,42 +339,32 @@ fn html(
     loaded: &Loaded,
     presets: bool,
 ) -> Markup {
-    html! {
-        (DOCTYPE)
-        html lang="en" {
-            head {
-                meta charset="utf-8";
-                meta name="viewport" content="width=device-width, initial-scale=1";
-                title { "saliency demo" }
-                style { (PreEscaped(STYLE)) }
-            }
-            body {
-                h1 { "What did the network look at?" }
-                p {
-                    "A small network tells which shape is in a generated scene. The object's mask is known, "
-                    "so every method's maps can be measured: how often a map's maximum falls on the object "
-                    "(the pointing game), and how much of its mass does. The model was right on "
-                    (report::percent(accuracy)) " of these scenes, which it had not seen in training. Ran on "
-                    (device::describe(&loaded.device)) "."
-                }
-                (measured(scores))
-                @if !presets {
-                    p { small {
-                        "Presets, which are methods with other options, are left out, but for the forms of SmoothGrad: "
-                        code { "saliency demo --presets" } " shows all of them, "
-                        code { "saliency methods" } " lists them."
-                    } }
-                }
-                @if !left_out.is_empty() {
-                    p { "Left out: " }
-                    ul { @for line in left_out { li { small { (line.to_string()) } } } }
-                }
-                h2 { "Scenes" }
-                p { "A map opens its full picture. Channels are reduced by " code { (REDUCTION) } "; sampled methods take fewer samples than by default." }
-                @for entry in drawn { (scene(entry)) }
-            }
+    let body = html! {
+        h1 { "What did the network look at?" }
+        p {
+            "A small network tells which shape is in a generated scene. The object's mask is known, "
+            "so every method's maps can be measured: how often a map's maximum falls on the object "
+            "(the pointing game), and how much of its mass does. The model was right on "
+            (report::percent(accuracy)) " of these scenes, which it had not seen in training. Ran on "
+            (device::describe(&loaded.device)) "."
         }
-    }
+        (measured(scores))
+        @if !presets {
+            p { small {
+                "Presets, which are methods with other options, are left out, but for the forms of SmoothGrad: "
+                code { "saliency demo --presets" } " shows all of them, "
+                code { "saliency methods" } " lists them."
+            } }
+        }
+        @if !left_out.is_empty() {
+            p { "Left out: " }
+            ul { @for line in left_out { li { small { (line.to_string()) } } } }
+        }
+        h2 { "Scenes" }
+        p { "A map opens its full picture. Channels are reduced by " code { (REDUCTION) } "; sampled methods take fewer samples than by default." }
+        @for entry in drawn { (scene(entry)) }
+    };
+    page("saliency demo", STYLE, &body)
 }
 
 fn measured(scores: &[Score]) -> Markup {
@@ -408,7 +380,7 @@ fn measured(scores: &[Score]) -> Markup {
                     td { (score.method) }
                     td.n { (report::percent(score.pointing_game)) }
                     td.n { (report::percent(score.mass)) }
-                    td.n { (milliseconds(score.seconds_per_map)) }
+                    td.n { (report::milliseconds(score.seconds_per_map)) }
                     td.n { (score.evaluations.forward) }
                     td.n { (score.evaluations.gradient) }
                 } }

@@ -110,7 +110,7 @@ fn study_series(args: &DemoFinance, device: &Device) -> Result<Study, Error> {
         horizon: vec![0],
         ..SequenceOptions::new(STEPS)
     });
-    options.rate = Some(0.005);
+    options.rate = 0.005;
     options.epochs = 40;
     options.seed = args.seed;
     study("series", args, &options, &data, device, |tabular| {

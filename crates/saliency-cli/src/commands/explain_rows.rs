@@ -120,10 +120,10 @@ fn wanted(args: &Explain, data: &Path, tabular: &Tabular) -> Result<Vec<Sample>,
             let sample = sample?;
             first_time.get_or_insert_with(|| sample.times[0].clone());
             last_time.clone_from(&sample.times[sample.times.len() - 1]);
-            if !between.is_before_end(&last_time) {
+            if last.is_some() && !between.is_before_end(&last_time) {
                 break;
             }
-            if between.contains(&sample.times[0]) {
+            if between.is_before_end(&last_time) && between.contains(&sample.times[0]) {
                 count += 1;
                 last = Some(sample);
             }

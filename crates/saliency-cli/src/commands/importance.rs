@@ -381,7 +381,11 @@ fn text(report: &ImportanceReport, args: &Importance) -> String {
         "mean contribution",
         "share",
     ];
-    header.extend(shown.iter().map(|(name, _)| name.as_str()));
+    let titles = shown
+        .iter()
+        .map(|(name, group)| format!("{name} ({} rows)", group.rows));
+    let titles: Vec<String> = titles.collect();
+    header.extend(titles.iter().map(String::as_str));
     let rows = report.features.iter().take(args.top).map(|feature| {
         let groups = shown.iter().map(|(_, group)| {
             let own = group.features.iter().find(|f| f.name == feature.name);
@@ -396,6 +400,10 @@ fn text(report: &ImportanceReport, args: &Importance) -> String {
         own.into_iter().chain(groups).collect()
     });
     text += &format!("\n{}", report::table(&header, rows));
+    let more = report.groups.len() - shown.len();
+    if more > 0 {
+        text += &format!("\nand {more} more groups; --json and --save csv have all");
+    }
     if !report.steps.is_empty() {
         let mut steps: Vec<&FeatureImportance> = report.steps.iter().collect();
         steps.sort_by(|a, b| b.magnitude.mean.total_cmp(&a.magnitude.mean));

@@ -1,6 +1,7 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use strsim::levenshtein;
 
 use super::{Graph, NodeId, Op, Size, run::described};
 use crate::error::Error;
@@ -241,28 +242,13 @@ pub(super) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> V
         .map(|other| {
             let shared = name.bytes().zip(other.bytes());
             let shared = shared.take_while(|(a, b)| a == b).count();
-            (distance(name, other), name.len() - shared, other)
+            (levenshtein(name, other), name.len() - shared, other)
         })
         .collect();
     known.sort();
     known.dedup();
     known.truncate(3);
     known.into_iter().map(|(.., name)| name).collect()
-}
-
-/// Levenshtein's edit distance.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, &y) in b.iter().enumerate() {
-            let changed = diagonal + usize::from(x != y);
-            diagonal = row[j + 1];
-            row[j + 1] = changed.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()]
 }
 
 #[cfg(test)]

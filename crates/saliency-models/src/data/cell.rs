@@ -1,6 +1,6 @@
 use serde::{Deserialize, Serialize};
 
-use super::csv::{not_a_number, number};
+use super::error::shown;
 
 /// What the cells of a column are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,6 +77,33 @@ pub(crate) fn parse<'a>(kind: Kind, text: &'a str, absent: &[String]) -> Result<
         },
         Kind::Categorical | Kind::Time => Ok(Cell::Text(text)),
     }
+}
+
+/// A number as files have it; `None` for text.
+pub(super) fn number(text: &str) -> Option<f64> {
+    text.parse().ok()
+}
+
+/// How a text would have to be written to be the number that it seems to be.
+pub(super) fn almost_number(text: &str) -> Option<&'static str> {
+    let plain: String = text.chars().filter(|c| !"$€£% ".contains(*c)).collect();
+    let is_number = |text: String| number(&text).is_some_and(f64::is_finite);
+    let thousands = text
+        .rsplit_once(',')
+        .is_some_and(|(_, digits)| digits.len() == 3);
+    if is_number(text.replace(',', ".")) && !thousands {
+        Some("write decimals with a point")
+    } else if is_number(plain.replace([',', '\'', '_'], "")) {
+        Some("write it without units and separators, and decimals with a point")
+    } else {
+        None
+    }
+}
+
+/// Why a text is no number, with a guess at what it was meant to be.
+fn not_a_number(text: &str) -> String {
+    let hint = almost_number(text).map_or(String::new(), |hint| format!("; {hint}"));
+    format!("{} is not a number{hint}", shown(text))
 }
 
 /// Seconds from 1970 of an ISO date, with or without a time of day; `None` for other text.
@@ -161,6 +188,26 @@ pub(crate) fn natural(a: &str, b: &str) -> std::cmp::Ordering {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_meant_by_a_number_is_guessed() {
+        let decimals = "write decimals with a point";
+        let units = "write it without units and separators, and decimals with a point";
+        for (text, hint) in [
+            ("1,5", Some(decimals)),
+            ("-0,25", Some(decimals)),
+            ("5,123", Some(units)),
+            ("1,234,567", Some(units)),
+            ("$1,234.50", Some(units)),
+            ("12 %", Some(units)),
+            ("abc", None),
+            ("A1", None),
+            ("2020-04", None),
+        ] {
+            assert_eq!(almost_number(text), hint, "{text}");
+        }
+        assert_eq!(not_a_number("abc"), "\"abc\" is not a number");
+    }
 
     #[test]
     fn cells_are_read() {

@@ -162,7 +162,7 @@ pub(crate) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> O
     known
         .map(|other| {
             let lower = other.to_lowercase();
-            let edits = distance(&wanted, &lower);
+            let edits = strsim::osa_distance(&wanted, &lower);
             (
                 if contains(&lower) {
                     edits.min(most)
@@ -175,29 +175,6 @@ pub(crate) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> O
         .filter(|(edits, _)| *edits <= most)
         .min_by_key(|(edits, _)| *edits)
         .map(|(_, other)| other)
-}
-
-/// Edits from one to the other: insertions, deletions, replacements, neighbours exchanged.
-fn distance(a: &str, b: &str) -> usize {
-    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
-    let mut table = vec![vec![0; b.len() + 1]; a.len() + 1];
-    for i in 0..=a.len() {
-        for j in 0..=b.len() {
-            table[i][j] = match (i, j) {
-                (0, edits) | (edits, 0) => edits,
-                _ => {
-                    let replaced = table[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
-                    let least = replaced.min(table[i - 1][j] + 1).min(table[i][j - 1] + 1);
-                    let exchanged = i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1];
-                    match exchanged {
-                        true => least.min(table[i - 2][j - 2] + 1),
-                        false => least,
-                    }
-                }
-            };
-        }
-    }
-    table[a.len()][b.len()]
 }
 
 /// The first ten names and how many more there are.
@@ -232,8 +209,6 @@ mod tests {
         assert_eq!(near("default"), Some("default.payment.next.month"));
         assert_eq!(near("PAY_1"), Some("PAY_0"));
         assert_eq!(near("income"), None);
-        assert_eq!(distance("kitten", "sitting"), 3);
-        assert_eq!(distance("", "abc"), 3);
     }
 
     #[test]

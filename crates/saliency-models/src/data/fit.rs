@@ -2,7 +2,8 @@ use std::path::Path;
 
 use super::{
     cell::{Cell, Kind, Missing, parse},
-    csv::{CsvOptions, Reader, Record},
+    csv::{Reader, Record},
+    dialect::CsvOptions,
     encoder::{ColumnEncoder, Encoder, Scale, empty},
     error::DataError,
     schema::Schema,

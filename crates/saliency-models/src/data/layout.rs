@@ -3,7 +3,7 @@ use std::{fmt, path::Path, str::FromStr};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    csv::CsvOptions,
+    dialect::CsvOptions,
     encoder::Encoder,
     error::DataError,
     rows::{Rows, Strictness},

@@ -6,6 +6,7 @@
 
 mod cell;
 mod csv;
+mod dialect;
 mod encoder;
 mod encoding;
 mod error;
@@ -17,7 +18,8 @@ mod schema;
 mod split;
 
 pub use cell::{Kind, Missing};
-pub use csv::{CsvOptions, Delimiter, Reader, Record};
+pub use csv::{Reader, Record};
+pub use dialect::{CsvOptions, Delimiter};
 pub use encoder::{ColumnEncoder, Encoder, Feature, Scale};
 pub use encoding::Encoding;
 pub use error::{DataError, Place};
@@ -27,5 +29,6 @@ pub use samples::{Sample, Samples};
 pub use schema::{Column, MOST_CATEGORIES, Schema, SchemaOptions};
 
 pub(crate) use cell::date;
+pub(crate) use error::listed;
 pub(crate) use fit::Moments;
 pub(crate) use rows::{Row, Strictness};

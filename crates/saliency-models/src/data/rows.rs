@@ -1,8 +1,9 @@
 use std::path::Path;
 
 use super::{
-    cell::{Cell, Kind, Missing, parse, time},
-    csv::{CsvOptions, Reader, Record, number},
+    cell::{Cell, Kind, Missing, number, parse, time},
+    csv::{Reader, Record},
+    dialect::CsvOptions,
     encoder::empty,
     error::{DataError, listed, shown},
     layout::{Layout, Task},

@@ -3,8 +3,9 @@ use std::{collections::HashSet, path::Path};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    cell::{Kind, is_missing, natural, time},
-    csv::{CsvOptions, Reader, Record, number},
+    cell::{Kind, almost_number, is_missing, natural, number, time},
+    csv::{Reader, Record},
+    dialect::CsvOptions,
     error::{DataError, listed},
 };
 
@@ -50,7 +51,9 @@ pub struct Column {
 /// The columns of a file and what they hold.
 ///
 /// A column is a time where every cell is an ISO date, numeric where more than half of its
-/// cells are numbers (text in it is then refused), else categorical.
+/// cells are numbers (text in it is then refused), else categorical. Amounts such as `1,5`,
+/// `$7` and `12 %` count as numbers here, so that they are refused rather than taken for
+/// categories.
 ///
 /// ```
 /// use saliency_models::data::{CsvOptions, Kind, Schema, SchemaOptions};
@@ -198,7 +201,7 @@ impl Seen {
         }
         self.cells += 1;
         let value = number(text);
-        self.numbers += u64::from(value.is_some());
+        self.numbers += u64::from(value.is_some() || almost_number(text).is_some());
         self.times += u64::from(value.is_none() && time(text).is_some());
         let value = value.unwrap_or(f64::NAN);
         if row == 1 {
@@ -272,6 +275,19 @@ mod tests {
         assert_eq!(schema.rows, 4);
         let error = schema.column("none").check("rows.csv").unwrap_err();
         assert!(error.to_string().contains("has no values"));
+    }
+
+    #[test]
+    fn amounts_are_no_categories() {
+        let text = "a;b;c\n1,5;$7;1,234\n2,5;€9;5,678\n";
+        let schema = infer(text, &SchemaOptions::default()).unwrap();
+        assert!(schema.columns.iter().all(|c| c.kind == Kind::Numeric));
+        let options = SchemaOptions {
+            categorical: vec!["a".into()],
+            ..SchemaOptions::default()
+        };
+        let schema = infer(text, &options).unwrap();
+        assert_eq!(schema.column("a").categories, ["1,5", "2,5"]);
     }
 
     #[test]

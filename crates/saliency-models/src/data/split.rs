@@ -1,4 +1,4 @@
-use super::csv::Delimiter;
+use super::dialect::Delimiter;
 
 /// Cuts lines into cells; a quoted cell may go on over several lines.
 pub(super) struct Splitter {

@@ -63,7 +63,7 @@ pub(super) fn card(trained: &Trained, command: &str) -> String {
         training_count = training.samples.training,
         validation = training.samples.validation,
         test = training.samples.test,
-        rate = options.chosen_rate(),
+        rate = options.rate,
         decay = options.decay,
         batch = options.chosen_batch(training.samples.training),
         epochs = training.epochs,

@@ -139,6 +139,19 @@ impl Dataset {
         inputs
     }
 
+    /// The mean of each number of a row, over the last rows of a part's examples.
+    pub(super) fn means(&self, part: Part) -> Vec<f64> {
+        let mut means = vec![0.0; self.width];
+        let examples = &self.examples[part as usize];
+        for example in examples {
+            let last = (example.first + self.steps - 1) * self.width;
+            for (mean, value) in means.iter_mut().zip(&self.values[last..]) {
+                *mean += f64::from(*value) / examples.len() as f64;
+            }
+        }
+        means
+    }
+
     /// Targets of one example.
     pub(super) fn targets(&self, part: Part, index: usize) -> &[f64] {
         let start = self.examples[part as usize][index].target;
@@ -274,5 +287,7 @@ mod tests {
         let dataset = Dataset::read(&layout, &path, &CsvOptions::default(), &split).unwrap();
         assert_eq!(dataset.last_errors(Part::Training), Some(vec![-1.0, -2.0]));
         assert_eq!(dataset.all_targets(Part::Training), [2.0, 4.0]);
+        // Both columns are standardised by 1 and 2; the last rows are the first two.
+        assert_eq!(dataset.means(Part::Training), [-0.5, 0.25]);
     }
 }

@@ -72,7 +72,7 @@ impl Trainer<'_> {
             .with_epsilon(1e-8)
             .with_grad_clipping(Some(GradientClippingConfig::Norm(1.0)))
             .init();
-        let mut rate = options.chosen_rate();
+        let mut rate = options.rate;
         let mut order: Vec<usize> = (0..count).collect();
         let mut rng = ChaCha8Rng::seed_from_u64(options.seed);
         rng.set_stream(1);

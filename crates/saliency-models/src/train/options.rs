@@ -97,9 +97,9 @@ pub struct TrainOptions {
     pub epochs: usize,
     /// Rows for each step; else 32, 128 or 512 by the number of training rows.
     pub batch: Option<usize>,
-    /// Learning rate; else 0.01 for a linear model, 0.002 for others. It is halved where the
-    /// validation loss has not fallen for half of `patience`.
-    pub rate: Option<f64>,
+    /// Learning rate. It is halved where the validation loss has not fallen for half of
+    /// `patience`.
+    pub rate: f64,
     /// Decoupled weight decay.
     pub decay: f64,
     /// Passes without a lower validation loss after which training ends.
@@ -131,7 +131,7 @@ impl TrainOptions {
             layers: None,
             epochs: 100,
             batch: None,
-            rate: None,
+            rate: 0.002,
             decay: 1e-4,
             patience: 10,
             balance: false,
@@ -146,14 +146,6 @@ impl TrainOptions {
         self.family.unwrap_or(match self.sequence {
             Some(_) => Family::Lstm,
             None => Family::Mlp,
-        })
-    }
-
-    /// The learning rate.
-    pub fn chosen_rate(&self) -> f64 {
-        self.rate.unwrap_or(match self.chosen_family() {
-            Family::Linear => 0.01,
-            _ => 0.002,
         })
     }
 
@@ -180,7 +172,7 @@ impl TrainOptions {
         positive("epochs", Some(self.epochs))?;
         positive("batch", self.batch)?;
         positive("patience", Some(self.patience))?;
-        let rate = self.chosen_rate();
+        let rate = self.rate;
         if !(rate > 0.0 && rate <= 1.0) {
             return fail(format!("rate is {rate}; it must be above 0 and at most 1"));
         }

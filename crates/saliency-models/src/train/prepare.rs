@@ -2,7 +2,8 @@ use std::path::Path;
 
 use crate::{
     data::{
-        Column, DataError, Kind, Layout, Quantity, Reader, Schema, SchemaOptions, Task, Window, fit,
+        Column, DataError, Kind, Layout, Quantity, Reader, Schema, SchemaOptions, Task, Window,
+        fit, listed,
     },
     predictor::{Architecture, Family},
     sequence::{RecurrentConfig, TcnConfig, TransformerConfig},
@@ -29,6 +30,8 @@ pub(super) struct Prepared {
 
 /// So many zeros at the end of a series look like values that are not known yet.
 const ZEROS: u64 = 3;
+/// So many training deviations away from the training mean a column is another one.
+const DRIFT: f64 = 3.0;
 /// Fewest examples in each part.
 const FEWEST: usize = 2;
 
@@ -106,6 +109,7 @@ pub(super) fn prepare(options: &TrainOptions, path: &Path) -> Result<Prepared, T
             notes.push(format!("{count} {unit} {what}"));
         }
     }
+    notes.extend(drifted(&layout, &dataset));
     for (part, name) in [
         (Part::Training, "training"),
         (Part::Validation, "validation"),
@@ -205,6 +209,26 @@ fn infer(options: &TrainOptions, path: &Path, file: &str) -> Result<(Schema, Tas
         }));
     }
     Ok((schema, Task::Classification { classes }))
+}
+
+/// Says which columns of a series the test rows have at another level than the training rows.
+fn drifted(layout: &Layout, dataset: &Dataset) -> Option<String> {
+    layout.window.as_ref()?;
+    let features = layout.encoder.features().into_iter();
+    let far: Vec<String> = features
+        .zip(dataset.means(Part::Test))
+        .filter(|(_, mean)| mean.abs() > DRIFT)
+        .map(|(feature, _)| feature.name)
+        .collect();
+    let names = listed(&far);
+    let (columns, lie, means) = match far.len() {
+        0 => return None,
+        1 => ("column", "lies", "its mean"),
+        _ => ("columns", "lie", "their means"),
+    };
+    Some(format!(
+        "{columns} {names} {lie} more than {DRIFT} training deviations from {means} in the test rows, so that the model goes beyond what it has seen; changes or ratios would stay comparable"
+    ))
 }
 
 fn one_horizon(options: &TrainOptions) -> Result<(), TrainError> {

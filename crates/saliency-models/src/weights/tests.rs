@@ -409,18 +409,6 @@ fn one_bad_value_is_found_wherever_it_is() {
     }
 }
 
-/// The folder of published weights, which lies outside the project.
-fn published(name: &str) -> Option<PathBuf> {
-    let beside = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/data");
-    let folder = std::env::var_os("SALIENCY_DATA").map_or(PathBuf::from(beside), PathBuf::from);
-    let path = folder.join("weights").join(name);
-    if path.exists() {
-        return Some(path);
-    }
-    println!("skipped: {name} is not in SALIENCY_DATA/weights");
-    None
-}
-
 /// Logits of the published CIFAR-10 ResNets as PyTorch computes them in f64.
 #[test]
 fn published_cifar_resnets_give_pytorchs_logits() {
@@ -458,7 +446,9 @@ fn published_cifar_resnets_give_pytorchs_logits() {
             ],
         ),
     ] {
-        let Some(path) = published(name) else { return };
+        let Some(path) = crate::material(&format!("weights/{name}")) else {
+            return;
+        };
         let loaded = architecture
             .load_with(path, &Device::flex(), &f64_options())
             .unwrap();
@@ -471,7 +461,7 @@ fn published_cifar_resnets_give_pytorchs_logits() {
 /// SqueezeNet in f64 on 227 x 227 and on 227 x 60, where pooling rounds otherwise.
 #[test]
 fn published_squeezenet_gives_pytorchs_logits() {
-    let Some(path) = published("squeezenet1_1_imagenet_caffe.safetensors") else {
+    let Some(path) = crate::material("weights/squeezenet1_1_imagenet_caffe.safetensors") else {
         return;
     };
     let loaded = Architecture::SqueezeNet1_1

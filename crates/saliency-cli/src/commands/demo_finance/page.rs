@@ -1,6 +1,6 @@
 use std::path::Path;
 
-use maud::{DOCTYPE, Markup, PreEscaped, html};
+use maud::{Markup, html};
 use saliency_models::{
     data::Sample,
     generated::{
@@ -15,7 +15,7 @@ use super::{
     Found, STEPS, Study,
     measure::{CreditScore, Scores, SeriesScore},
 };
-use crate::{error::Error, files, report};
+use crate::{error::Error, files, page::page, report};
 
 /// A picture beside the page, and what it shows.
 pub struct Picture {
@@ -212,7 +212,7 @@ fn credit_rows(scores: &Scores) -> Vec<Vec<String>> {
             report::percent(s.hits),
             ordinal(s.saturating_rank),
             report::percent(s.copies_share),
-            milliseconds(s.seconds_per_row),
+            report::milliseconds(s.seconds_per_row),
         ]
     };
     scores.credit.iter().map(row).collect()
@@ -225,7 +225,7 @@ fn series_rows(scores: &Scores) -> Vec<Vec<String>> {
             report::percent(s.step_hits),
             s.value_hits.map_or("-".into(), report::percent),
             report::percent(s.mass),
-            milliseconds(s.seconds_per_window),
+            report::milliseconds(s.seconds_per_window),
         ]
     };
     scores.series.iter().map(row).collect()
@@ -240,14 +240,6 @@ fn ordinal(rank: usize) -> String {
     }
 }
 
-fn milliseconds(seconds: f64) -> String {
-    match 1e3 * seconds {
-        ms if ms < 0.1 => format!("{ms:.3} ms"),
-        ms if ms < 10.0 => format!("{ms:.1} ms"),
-        ms => format!("{ms:.0} ms"),
-    }
-}
-
 /// Both tables for a terminal.
 pub fn tables(scores: &Scores) -> String {
     format!(
@@ -259,19 +251,12 @@ pub fn tables(scores: &Scores) -> String {
 
 /// Both tables for the guide.
 pub fn markdown(scores: &Scores) -> String {
-    let table = |header: &[&str], rows: Vec<Vec<String>>| {
-        let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
-        let names: Vec<String> = header.iter().map(|name| (*name).into()).collect();
-        let rule: Vec<String> = header.iter().map(|_| "---".into()).collect();
-        let body: String = rows.iter().map(|row| line(row)).collect();
-        format!("{}{}{body}", line(&names), line(&rule))
-    };
     format!(
         "## Which columns matter\n\n{}\n{}\n## Which steps matter\n\n{}\n{}",
         credit_words(scores),
-        table(&CREDIT, credit_rows(scores)),
+        report::markdown(&CREDIT, credit_rows(scores)),
         series_words(),
-        table(&SERIES, series_rows(scores))
+        report::markdown(&SERIES, series_rows(scores))
     )
 }
 
@@ -296,44 +281,32 @@ fn series_words() -> String {
 }
 
 const STYLE: &str = "
-body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 90rem; padding: 0 1rem; color: #222 }
-table { border-collapse: collapse } th, td { padding: .3rem .6rem; text-align: left; vertical-align: top }
-thead th { border-bottom: 1px solid #999 } td + td { text-align: right; font-variant-numeric: tabular-nums }
+td + td { text-align: right; font-variant-numeric: tabular-nums }
 figure { margin: 0; max-width: 26rem } img { max-width: 100% } .pictures { display: flex; flex-wrap: wrap; gap: 1rem }
-figcaption { font-size: .8rem } small { color: #666 } code { background: #f3f3f3; padding: 0 .2rem }";
+figcaption { font-size: .8rem } code { background: #f3f3f3; padding: 0 .2rem }";
 
 pub fn html(table: &Study, sequence: &Study, scores: &Scores, pictures: &Pictures) -> Markup {
-    html! {
-        (DOCTYPE)
-        html lang="en" {
-            head {
-                meta charset="utf-8";
-                meta name="viewport" content="width=device-width, initial-scale=1";
-                title { "saliency: tables and series" }
-                style { (PreEscaped(STYLE)) }
-            }
-            body {
-                h1 { "What did the model rely on?" }
-                p {
-                    "Two models are trained on generated data whose truth is known, and explained by every method that applies. "
-                    "What a method finds is compared with the truth about the data; a model that has not learned the truth, "
-                    "or that uses one of two correlated columns for the other, costs every method points."
-                }
-                h2 { "Credit: which columns matter" }
-                (model(&table.trained))
-                p { (credit_words(scores)) }
-                (grid(&CREDIT, credit_rows(scores)))
-                (left_out(table))
-                (gallery(&pictures.credit))
-                h2 { "Series: which steps matter" }
-                (model(&sequence.trained))
-                p { (series_words()) }
-                (grid(&SERIES, series_rows(scores)))
-                (left_out(sequence))
-                (gallery(&pictures.series))
-            }
+    let body = html! {
+        h1 { "What did the model rely on?" }
+        p {
+            "Two models are trained on generated data whose truth is known, and explained by every method that applies. "
+            "What a method finds is compared with the truth about the data; a model that has not learned the truth, "
+            "or that uses one of two correlated columns for the other, costs every method points."
         }
-    }
+        h2 { "Credit: which columns matter" }
+        (model(&table.trained))
+        p { (credit_words(scores)) }
+        (grid(&CREDIT, credit_rows(scores)))
+        (left_out(table))
+        (gallery(&pictures.credit))
+        h2 { "Series: which steps matter" }
+        (model(&sequence.trained))
+        p { (series_words()) }
+        (grid(&SERIES, series_rows(scores)))
+        (left_out(sequence))
+        (gallery(&pictures.series))
+    };
+    page("saliency: tables and series", STYLE, &body)
 }
 
 fn model(trained: &Trained) -> Markup {
