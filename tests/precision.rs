@@ -23,7 +23,7 @@ const METHODS: [&str; 4] = [
 ];
 /// The type, its name, and the largest relative L2 distance from f64 that is allowed.
 const TYPES: [(DType, &str, f64); 3] = [
-    (DType::F32, "f32", 1e-4),
+    (DType::F32, "f32", 1e-3),
     (DType::F16, "f16", 0.2),
     (DType::BF16, "bf16", 0.7),
 ];
