@@ -77,7 +77,7 @@ parity:
 # Errors of other floating-point types for the guide
 precision:
     SALIENCY_PARITY_OUT=$PWD/target/parity cargo test --release --workspace {{features}} --test whole precision_of_other_types
-    printf '# Other floating-point types\n\nWritten by `just precision`: relative L2 distance of maps of the demo model from those in f64 on the CPU,\nfour scenes. `--precision` chooses the type; maps are written in f32 whatever it is.\n\n' > docs/methods/precision.md
+    printf '# Other floating-point types\n\nWritten by `just precision`: relative L2 distance of maps of the demo model from those in f64 on the CPU,\ntwo scenes. `--precision` chooses the type; maps are written in f32 whatever it is.\n\n' > docs/methods/precision.md
     cat target/parity/precision.md >> docs/methods/precision.md
 
 # Peak memory of `saliency importance` from 10,000 to 1,000,000 generated rows (minutes)

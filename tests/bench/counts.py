@@ -22,7 +22,7 @@ def smoothgrad(ours, quick, log):
     """Samples for 5 % relative error by design. The error of independent samples falls with
     1 / sqrt(n) exactly; where 5 % lies outside what was taken, the last error goes on so."""
     results = []
-    for network, side, samples, replicates, batch in (("demo", 96, 512, 8, 64), ("resnet50", 224, 64, 4, 8)):
+    for network, side, samples, replicates, batch in (("demo", 96, 256, 16, 64), ("resnet50", 224, 64, 4, 8)):
         if quick and network == "resnet50":
             continue
         forms = {"mean_absolute": {}, "mean": {}}

@@ -10,7 +10,7 @@ use crate::{
     model::Model,
     plan::ReluRule,
     recipe::{Recipe, Registered},
-    run::{Run, Stage, join},
+    run::{Run, Stage, guarded, join},
     target::Goal,
 };
 
@@ -67,7 +67,11 @@ impl<const D: usize> Method<D> for GuidedBackprop {
                     forward: 0,
                     gradient: range.len(),
                 });
-                parts.push(planned(graph, plan, batch, &goal, ReluRule::Guided)?.1);
+                let shape = batch.dims();
+                let found = guarded(&shape, || {
+                    planned(graph, plan, batch, &goal, ReluRule::Guided)
+                });
+                parts.push(found??.1);
                 Ok(())
             })?;
             return Ok(join(parts).into());

@@ -37,7 +37,10 @@ impl Function {
             Unary::GeluTanh => Function::GeluTanh,
             Unary::HardSigmoid { alpha, beta } => Function::HardSigmoid(alpha as f32, beta as f32),
             Unary::HardSwish => Function::HardSwish,
-            Unary::Clamp { min, max } => Function::Clamp(min as f32, max as f32),
+            // Without an upper bound it is a ReLU to Guided Backprop, which differs at zero.
+            Unary::Clamp { min, max } if min != 0.0 || max.is_finite() => {
+                Function::Clamp(min as f32, max as f32)
+            }
             _ => return None,
         })
     }
@@ -59,20 +62,20 @@ impl Function {
 
     /// A ReLU with an upper bound, which counts as one for Guided Backprop.
     pub fn is_bounded_relu(self) -> bool {
-        matches!(self, Function::Clamp(min, _) if min == 0.0)
+        matches!(self, Function::Clamp(min, max) if min == 0.0 && max > 0.0)
     }
 }
 
-/// The function's value and derivative.
+/// The function's value and derivative, at corners that of Burn.
 #[inline(always)]
 fn at(function: Function, x: f32) -> (f32, f32) {
     match function {
-        Function::LeakyRelu(slope) => match x > 0.0 {
-            true => (x, 1.0),
-            false => (slope * x, slope),
+        Function::LeakyRelu(slope) => match x < 0.0 {
+            true => (slope * x, slope),
+            false => (x, 1.0),
         },
         Function::Elu(alpha) => {
-            let below = exp(x.min(0.0));
+            let below = exp(if x > 0.0 { 0.0 } else { x });
             match x > 0.0 {
                 true => (x, 1.0),
                 false => (alpha * (below - 1.0), alpha * below),
@@ -104,17 +107,17 @@ fn at(function: Function, x: f32) -> (f32, f32) {
         }
         Function::HardSigmoid(alpha, beta) => {
             let y = alpha * x + beta;
-            match y > 0.0 && y < 1.0 {
+            match (0.0..=1.0).contains(&y) {
                 true => (y, alpha),
                 false => (y.clamp(0.0, 1.0), 0.0),
             }
         }
         Function::HardSwish => match x {
-            x if x <= -3.0 => (0.0, 0.0),
-            x if x >= 3.0 => (x, 1.0),
+            x if x < -3.0 => (0.0, 0.0),
+            x if x > 3.0 => (x, 1.0),
             x => (x * (x / 6.0 + 0.5), x / 3.0 + 0.5),
         },
-        Function::Clamp(min, max) => match x > min && x < max {
+        Function::Clamp(min, max) => match x >= min && x <= max {
             true => (x, 1.0),
             false => (x.clamp(min, max), 0.0),
         },

@@ -13,7 +13,7 @@ use super::{
     buffer::{Bits, Buffer, Geometry},
     depthwise::depthwise,
     elementwise::{Strides, combine, max_pool_at},
-    normalise::norm,
+    normalise::{norm, softmax_of},
     part_of,
     run::{Keep, each_pixel},
     step::Step,
@@ -195,9 +195,10 @@ impl Plan {
             Step::Depthwise(layer) if layer.shares.is_empty() => vec![(layer.from, layer.strides)],
             Step::MaxPool { from, strides, .. } => vec![(*from, *strides)],
             Step::Add { from, .. } => from.map(|from| (from, SAME)).to_vec(),
-            Step::Relu { from, .. } | Step::Activate { from, .. } | Step::Norm { from, .. } => {
-                vec![(*from, SAME)]
-            }
+            Step::Relu { from, .. }
+            | Step::Activate { from, .. }
+            | Step::Softmax { from, .. }
+            | Step::Norm { from, .. } => vec![(*from, SAME)],
             Step::Affine {
                 from, scale, shift, ..
             } => {
@@ -440,6 +441,7 @@ impl Plan {
                 let factors = [gamma, beta.as_deref().unwrap_or_default()];
                 norm(self.isa, &sources[0], factors, *epsilon, to, &mut []);
             }
+            Step::Softmax { .. } => softmax_of(self.isa, &sources[0], to, &mut []),
             Step::Copy {
                 from, to: place, ..
             } => {

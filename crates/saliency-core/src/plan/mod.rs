@@ -33,7 +33,7 @@ mod tests;
 
 use std::{
     borrow::Cow,
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     ops::Range,
     sync::{Arc, Mutex, OnceLock, Weak},
 };
@@ -48,7 +48,11 @@ pub(crate) use changed::Base;
 pub(crate) use run::ReluRule;
 use run::Tape;
 
-use crate::{error::Error, graph::Graph, target::Goal};
+use crate::{
+    error::Error,
+    graph::{Graph, Op},
+    target::Goal,
+};
 
 /// A compiled graph.
 #[derive(Debug)]
@@ -210,7 +214,19 @@ impl Plan {
     }
 
     fn with(graph: &Graph, isa: Isa) -> Option<Self> {
-        compile::compile(&graph.folded(), isa)
+        let folded = graph.folded();
+        let mut plan = compile::compile(&folded, isa)?;
+        // A layer that a BatchNorm was folded into has that one's values.
+        let left: HashSet<&str> = folded.nodes().map(|(_, n)| n.name.as_str()).collect();
+        for (_, node) in graph.nodes() {
+            if matches!(node.op, Op::BatchNorm { .. }) && !left.contains(node.name.as_str()) {
+                let layer = &graph.node(node.inputs[0]).name;
+                if let Some(buffer) = plan.named.remove(layer) {
+                    plan.named.insert(node.name.clone(), buffer);
+                }
+            }
+        }
+        Some(plan)
     }
 }
 

@@ -44,22 +44,22 @@ pub(super) fn norm(
                 values,
                 epsilon,
                 kept,
+                gamma,
+                beta,
+                out,
             });
-            for (c, out) in out.iter_mut().enumerate() {
-                *out = kept[c] * gamma[c];
-            }
-            for (out, beta) in out.iter_mut().zip(beta) {
-                *out += beta;
-            }
         }
     });
 }
 
-/// The standardised values, and behind them the inverse deviation.
+/// The standardised values, behind them the inverse deviation, and what comes out.
 struct Standardise<'a> {
     values: &'a [f32],
     epsilon: f32,
     kept: &'a mut [f32],
+    gamma: &'a [f32],
+    beta: &'a [f32],
+    out: &'a mut [f32],
 }
 
 impl Work for Standardise<'_> {
@@ -71,6 +71,9 @@ impl Work for Standardise<'_> {
             values,
             epsilon,
             kept,
+            gamma,
+            beta,
+            out,
         } = self;
         let channels = values.len();
         let mean = sum(values) / channels as f32;
@@ -83,6 +86,12 @@ impl Work for Standardise<'_> {
             *kept *= inverse;
         }
         kept[channels] = inverse;
+        for ((out, kept), gamma) in out.iter_mut().zip(&*kept).zip(gamma) {
+            *out = kept * gamma;
+        }
+        for (out, beta) in out.iter_mut().zip(beta) {
+            *out += beta;
+        }
     }
 }
 
@@ -153,6 +162,32 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
         }
     }
     lanes.iter().sum::<f32>() + rest
+}
+
+/// Over the channels of each position; kept where there is room: `[rows, positions, channels]`.
+pub(super) fn softmax_of(isa: Isa, from: &Buffer, to: &mut Buffer, kept: &mut [f32]) {
+    let geometry = to.geometry;
+    let len = geometry.width * geometry.channels;
+    let keep = !kept.is_empty();
+    let shared = Shared::new(kept);
+    to.each_line(|row, y, out| {
+        out.copy_from_slice(from.line(row, y));
+        softmax(isa, out, geometry.channels);
+        if keep {
+            let at = (row * geometry.height + y) * len;
+            shared.spread(at, 1, len, len).part(0).copy_from_slice(out);
+        }
+    });
+}
+
+/// The gradient at the input of [`softmax_of`], in place.
+pub(super) fn softmax_of_back(isa: Isa, kept: &[f32], gradient: &mut Buffer) {
+    let geometry = gradient.geometry;
+    let len = geometry.width * geometry.channels;
+    gradient.each_line(|row, y, line| {
+        let softmaxes = &kept[(row * geometry.height + y) * len..][..len];
+        softmax_back(isa, softmaxes, line, geometry.channels);
+    });
 }
 
 /// Rows that become softmaxes of themselves.

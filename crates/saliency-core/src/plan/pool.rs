@@ -26,6 +26,13 @@ impl Plan {
         buffer
     }
 
+    /// A copy, in memory of an earlier pass.
+    pub(super) fn copied(&self, buffer: &Buffer) -> Buffer {
+        let mut copy = self.take(buffer.geometry, buffer.rows, false);
+        copy.data.copy_from_slice(&buffer.data);
+        copy
+    }
+
     /// Memory of an earlier pass that is about as large.
     fn reuse(&self, len: usize) -> Option<Vec<f32>> {
         let mut pool = self.pool.lock().unwrap_or_else(|e| e.into_inner());
@@ -66,7 +73,8 @@ impl Plan {
     }
 }
 
-fn clear_border(buffer: &mut Buffer) {
+/// Makes the border zeros.
+pub(super) fn clear_border(buffer: &mut Buffer) {
     let geometry = buffer.geometry;
     if geometry.halo == 0 {
         return;

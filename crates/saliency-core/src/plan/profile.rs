@@ -114,6 +114,7 @@ impl Plan {
             Step::Activate { function, .. } => (None, function.name().into(), 0),
             Step::Affine { .. } => (None, "affine".into(), 0),
             Step::Norm { .. } => (None, "layer_norm".into(), 0),
+            Step::Softmax { .. } => (None, "softmax".into(), 0),
             Step::Attention(attention) => {
                 let (heads, size) = (attention.heads, attention.size);
                 let (queries, keys) = (attention.queries.positions, attention.keys.positions);

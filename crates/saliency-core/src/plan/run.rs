@@ -10,7 +10,8 @@ use super::{
     copy::{copy, copy_back},
     depthwise::{depthwise, depthwise_back, gate, gate_back},
     elementwise::{combine, max_pool, max_pool_back, mean, mean_back, rectify},
-    normalise::{norm, norm_back},
+    normalise::{norm, norm_back, softmax_of, softmax_of_back},
+    pool::clear_border,
     step::{Conv, Place, Step},
     sweep::{Epilogue, Reads, Relu, Weights, Writes, sweep},
 };
@@ -268,6 +269,9 @@ impl Plan {
                         &mut kept,
                     );
                 }
+                Step::Softmax { from: source, .. } => {
+                    softmax_of(self.isa, from(*source), &mut to, &mut kept);
+                }
                 Step::Attention(attention) => {
                     let parts = [attention.queries, attention.keys, attention.values];
                     let parts = parts.map(|heads| from(heads.buffer));
@@ -301,10 +305,9 @@ impl Plan {
                 false => self.keep(kept),
             }
             buffers[target] = Some(to);
-            let complete = !self.steps[index + 1..].iter().any(|s| s.writes() == target);
             if let (Some((buffer, values)), Some(made)) = (&mut tape.tap, &buffers[target])
                 && *buffer == target
-                && complete
+                && !self.steps[index + 1..].iter().any(|s| s.writes() == target)
             {
                 *values = made.to_planes();
             }
@@ -353,7 +356,7 @@ impl Plan {
                     // is added up before the ReLU's rule.
                     let same = conv.residual == Some(conv.from);
                     if same {
-                        let copy = gradient.clone();
+                        let copy = self.copied(gradient);
                         self.hand_on(copy, &mut gradients[conv.from], Relu::No);
                     }
                     self.conv_back(conv, gradient, &mut gradients[conv.from], relu(conv.from));
@@ -385,7 +388,7 @@ impl Plan {
                     self.give(Some(arrived));
                 }
                 Step::Add { from, .. } => {
-                    let copy = arrived.clone();
+                    let copy = self.copied(&arrived);
                     self.hand_on(copy, &mut gradients[from[0]], relu(from[0]));
                     self.hand_on(arrived, &mut gradients[from[1]], relu(from[1]));
                 }
@@ -435,6 +438,10 @@ impl Plan {
                     norm_back(self.isa, &tape.kept[index], gamma, &mut arrived);
                     self.hand_on(arrived, &mut gradients[*from], relu(*from));
                 }
+                Step::Softmax { from, .. } => {
+                    softmax_of_back(self.isa, &tape.kept[index], &mut arrived);
+                    self.hand_on(arrived, &mut gradients[*from], relu(*from));
+                }
                 Step::Attention(attention) => {
                     let parts = [attention.queries, attention.keys, attention.values];
                     let mut found = self.memory(rows * attention.gradients_of_row());
@@ -480,10 +487,8 @@ impl Plan {
                 planes
             }
             None => {
-                vec![
-                    0.0;
-                    self.buffers[self.input].positions() * self.buffers[self.input].channels * rows
-                ]
+                let nothing = self.buffers[end];
+                vec![0.0; nothing.positions() * nothing.channels * rows]
             }
         }
     }
@@ -526,8 +531,13 @@ impl Plan {
                     conv.padding,
                 );
                 match to {
-                    Some(to) => combine(self.isa, &own, None, true, relu, to),
+                    Some(to) => {
+                        combine(self.isa, &own, None, true, relu, to);
+                        self.give(Some(own));
+                    }
                     None => {
+                        // Windows reach into the border, where sweeps over it read zeros.
+                        clear_border(&mut own);
                         rectify(self.isa, &mut own, relu);
                         *to = Some(own);
                     }

@@ -80,6 +80,11 @@ pub(super) enum Step {
         beta: Option<Vec<f32>>,
         epsilon: f32,
     },
+    /// Over the channels of each position.
+    Softmax {
+        from: usize,
+        to: usize,
+    },
     Attention(Box<Attention>),
     /// Some values to some channels of another buffer, from one of its positions on.
     Copy {
@@ -108,6 +113,7 @@ impl Step {
             | Step::Relu { from, .. }
             | Step::Activate { from, .. }
             | Step::Affine { from, .. }
+            | Step::Softmax { from, .. }
             | Step::Norm { from, .. } => vec![*from],
             Step::Add { from, .. } => from.to_vec(),
             Step::Depthwise(layer) => vec![layer.from],
@@ -129,6 +135,7 @@ impl Step {
             | Step::Affine { to, .. }
             | Step::Norm { to, .. }
             | Step::Gate { to, .. }
+            | Step::Softmax { to, .. }
             | Step::Fill { to, .. } => *to,
             Step::Depthwise(layer) => layer.to,
             Step::Attention(attention) => attention.to,
@@ -159,6 +166,7 @@ impl Step {
             Step::Relu { from, to }
             | Step::Activate { from, to, .. }
             | Step::Affine { from, to, .. }
+            | Step::Softmax { from, to }
             | Step::Norm { from, to, .. } => vec![[*to, *from]],
             _ => Vec::new(),
         }
@@ -173,7 +181,7 @@ impl Step {
     pub fn kept_of_row(&self, buffers: &[Geometry]) -> usize {
         let values = |to: &usize| buffers[*to].positions() * buffers[*to].channels;
         match self {
-            Step::Activate { to, .. } => values(to),
+            Step::Activate { to, .. } | Step::Softmax { to, .. } => values(to),
             Step::Gate { from, by, .. } => values(from) + values(by),
             Step::Norm { to, .. } => values(to) + buffers[*to].positions(),
             Step::Attention(attention) => attention.kept_of_row(),

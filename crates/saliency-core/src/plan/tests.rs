@@ -204,7 +204,7 @@ mod tokens {
         },
         tensor::{
             Device, Tensor,
-            activation::{gelu, hard_sigmoid, leaky_relu, relu, sigmoid, silu, tanh},
+            activation::{gelu, hard_sigmoid, leaky_relu, relu, sigmoid, silu, softmax, tanh},
         },
     };
 
@@ -218,7 +218,7 @@ mod tokens {
     }
 
     /// Every instruction set against Burn in f64: outputs, gradients, rows one by one.
-    fn agrees(graph: &Graph, x: Tensor<4>) {
+    pub fn agrees(graph: &Graph, x: Tensor<4>) {
         let rows = x.dims()[0];
         let wide = graph.cast(burn::tensor::DType::F64);
         let wide_x = x.clone().cast(burn::tensor::DType::F64);
@@ -399,8 +399,8 @@ mod tokens {
             let gates = sigmoid(self.excite.forward(relu(self.squeeze.forward(pooled))));
             let x = relu(self.grouped.forward(x * gates));
             let x = self.most.forward(self.pool.forward(x));
-            let x = x.clone() * tanh(x);
-            self.head.forward(x.mean_dims(&[2, 3]).flatten(1, 3))
+            let x = x.clone() * softmax(x, 1);
+            softmax(self.head.forward(x.mean_dims(&[2, 3]).flatten(1, 3)), 1)
         }
     }
 
@@ -441,3 +441,5 @@ mod tokens {
         }
     }
 }
+
+mod graphs;

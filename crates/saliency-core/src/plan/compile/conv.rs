@@ -39,6 +39,7 @@ impl Compiler<'_> {
         let values = self.numbers(node.inputs.get(1))?;
         let bias = self.bias(id)?;
         let from = self.planes(node.inputs[0])?;
+        (inputs * groups == self.buffers[from].channels).then_some(())?;
         if *groups > 1 && inputs == 1 && channels == *groups {
             let taps = kernel[0] * kernel[1];
             let weights = (0..taps * channels)
@@ -363,6 +364,8 @@ impl Compiler<'_> {
         let same = node.op == Op::Binary(Binary::Add) && node.shape == self.graph.node(end).shape;
         same.then_some(())?;
         let other = node.inputs[usize::from(node.inputs[0] == end)];
+        // The place of a concatenation is known before its values are.
+        (other.0 < id.0 || !matches!(self.op(other), Op::Cat(_))).then_some(())?;
         let found = self.views.get(&other)?;
         let fits = found.is_whole(self.buffers[found.buffer])
             && at.of(found.buffer) == *found

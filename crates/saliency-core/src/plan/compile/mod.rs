@@ -16,7 +16,7 @@ use super::{
     step::{Place, Step},
     view::View,
 };
-use crate::graph::{Binary, Graph, NodeId, Op, Reduce, Size, Unary, Value, Window};
+use crate::graph::{Along, Binary, Graph, NodeId, Op, Reduce, Size, Unary, Value, Window};
 
 struct Compiler<'a> {
     graph: &'a Graph,
@@ -28,12 +28,20 @@ struct Compiler<'a> {
     reserved: HashMap<NodeId, Place>,
     attentions: HashMap<NodeId, attention::Found>,
     steps: Vec<Step>,
+    /// Nodes whose view became a copy: gradients may also arrive at what was copied.
+    copied: HashSet<NodeId>,
     /// Nodes that became part of another's step, and have no values of their own.
     fused: HashSet<NodeId>,
 }
 
 /// `None` where the graph has an operation that plans do not know.
 pub(super) fn compile(graph: &Graph, isa: Isa) -> Option<Plan> {
+    if graph
+        .nodes()
+        .any(|(_, node)| node.shape.contains(&Size::Fixed(0)))
+    {
+        return None;
+    }
     let input = graph.node(graph.input());
     let [
         Size::Rows(1),
@@ -53,6 +61,7 @@ pub(super) fn compile(graph: &Graph, isa: Isa) -> Option<Plan> {
         reserved: HashMap::new(),
         attentions: HashMap::new(),
         steps: Vec::new(),
+        copied: HashSet::new(),
         fused: HashSet::new(),
     };
     let first = compiler.buffer(channels, height, width);
@@ -149,6 +158,7 @@ impl Compiler<'_> {
             first: 0,
         });
         self.views.insert(id, copied.clone());
+        self.copied.insert(id);
         Some(copied)
     }
 
@@ -170,6 +180,7 @@ impl Compiler<'_> {
         };
         self.steps.push(step);
         self.views.insert(id, self.planes_of(to));
+        self.copied.insert(id);
         Some(to)
     }
 
@@ -209,7 +220,7 @@ impl Compiler<'_> {
 
     fn node(&mut self, id: NodeId) -> Option<()> {
         let node = self.graph.node(id).clone();
-        let first = node.inputs[0];
+        let first = *node.inputs.first()?;
         match &node.op {
             Op::Conv { .. } => self.conv(id),
             Op::Linear => self.linear(id),
@@ -233,6 +244,12 @@ impl Compiler<'_> {
             Op::Binary(binary) => self.affine(id, *binary),
             Op::BatchNorm { epsilon } => self.batch_norm(id, *epsilon),
             Op::LayerNorm { epsilon } => self.layer_norm(id, *epsilon),
+            Op::Along(Along::Softmax, axis) => {
+                let view = self.whole(first)?;
+                let channels = self.buffers[view.buffer].channels;
+                (view.simple(*axis)? == [channels, 1]).then_some(())?;
+                self.single(id, |from, to| Step::Softmax { from, to })
+            }
             Op::Cat(axis) => self.cat(id, *axis),
             Op::Pad { .. } => self.pad(id),
             Op::Reshape => {
@@ -338,6 +355,9 @@ impl Compiler<'_> {
             true => (a, b),
             false => (b, a),
         };
+        let all = self.buffers[values.buffer];
+        let count: usize = self.graph.node(id).shape_at(1).iter().product();
+        (count == all.positions() * all.channels).then_some(())?;
         let same =
             values.of(by.buffer) == by && self.buffers[values.buffer] == self.buffers[by.buffer];
         let one_each = values.rank() == 4
@@ -453,6 +473,7 @@ impl Compiler<'_> {
             views,
             isa,
             graph,
+            copied,
             ..
         } = self;
         let output = views.get(&graph.output())?;
@@ -513,10 +534,15 @@ impl Compiler<'_> {
             }
         }
         let input = views[&graph.input()].buffer;
-        let alone = views.iter().filter(|(_, view)| {
+        let alone = views.iter().filter(|(id, view)| {
             let whole = buffers[view.buffer];
             let same = **view == View::planes(view.buffer, whole);
-            view.buffer != input && same && whole.positions() > 1
+            let moved = matches!(
+                graph.node(**id).op,
+                Op::Reshape | Op::Permute(_) | Op::Slice(_)
+            );
+            let own = !moved && !copied.contains(*id) && view.buffer != input;
+            own && same && whole.positions() > 1
         });
         let named = alone
             .map(|(id, view)| (graph.node(*id).name.clone(), view.buffer))

@@ -147,7 +147,8 @@ unsafe fn write(finish: Finish) {
                     How::Forward => {
                         let positive = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(x, zero);
                         *bits.add(index * words + v) = positive & some;
-                        x = _mm512_max_ps(x, zero);
+                        // The second one where either is no number.
+                        x = _mm512_max_ps(zero, x);
                     }
                     How::Backward => x = _mm512_maskz_mov_ps(*bits.add(index * words + v), x),
                     How::Guided => {
@@ -179,7 +180,8 @@ unsafe fn maxima(pool: Pool) {
         unsafe {
             for &(from, place) in pool.taps {
                 let x = _mm512_maskz_loadu_ps(some, pool.source.as_ptr().add(from + at));
-                let larger = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(x, best);
+                let larger = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(x, best)
+                    | _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(x, x);
                 best = _mm512_mask_mov_ps(best, larger, x);
                 places = _mm512_mask_set1_epi32(places, larger, place.into());
             }

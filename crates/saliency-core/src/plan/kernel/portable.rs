@@ -75,7 +75,8 @@ pub(super) fn finish(finish: Finish) {
                     let mut mask = 0;
                     for (j, value) in values.iter_mut().enumerate() {
                         mask |= u16::from(*value > 0.0) << j;
-                        *value = value.max(0.0);
+                        // Not `max`, which would hide that it is no number.
+                        *value = if *value <= 0.0 { 0.0 } else { *value };
                     }
                     bits.part(index)[v] = mask;
                 }
@@ -114,7 +115,7 @@ pub(super) fn pool(pool: Pool) {
     for &(at, place) in taps {
         let values = &source[at..at + out.len()];
         for ((out, found), &value) in out.iter_mut().zip(&mut *places).zip(values) {
-            let larger = value > *out;
+            let larger = value > *out || value.is_nan();
             *out = if larger { value } else { *out };
             *found = if larger { place } else { *found };
         }
