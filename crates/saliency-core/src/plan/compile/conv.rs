@@ -37,7 +37,7 @@ impl Compiler<'_> {
         let (inputs, strides) = (*inputs, super::window(kernel, window)?);
         let kernel = strides.kernel;
         let values = self.numbers(node.inputs.get(1))?;
-        let bias = self.bias(id)?;
+        let bias = self.optional(node.inputs.get(2))?;
         let from = self.planes(node.inputs[0])?;
         (inputs * groups == self.buffers[from].channels).then_some(())?;
         if *groups > 1 && inputs == 1 && channels == *groups {
@@ -103,11 +103,7 @@ impl Compiler<'_> {
             let channels = self
                 .planes_of(from)
                 .slice(1, first * inputs, 1, together * inputs)?;
-            self.steps.push(Step::Copy {
-                from: channels.channels_of(1)?,
-                to: self.all_of(part),
-                first: 0,
-            });
+            self.copy(channels.channels_of(1)?, part, 0, 0);
             let place = Place {
                 buffer: to,
                 channel: first * outputs,
@@ -189,14 +185,6 @@ impl Compiler<'_> {
         self.depthwise(id, from, None, strides, weights, None, shares)
     }
 
-    /// `None` where it is no constant; the inner `None` where there is none.
-    fn bias(&self, id: NodeId) -> Option<Option<Vec<f32>>> {
-        match self.graph.node(id).inputs.get(2) {
-            Some(bias) => Some(Some(self.numbers(Some(bias))?)),
-            None => Some(None),
-        }
-    }
-
     /// At each position, or of a whole row.
     pub(super) fn linear(&mut self, id: NodeId) -> Option<()> {
         let node = self.graph.node(id).clone();
@@ -248,7 +236,7 @@ impl Compiler<'_> {
     ) -> Option<()> {
         let node = self.graph.node(id).clone();
         let Shape { grid, channels, .. } = shape;
-        let bias = self.bias(id)?;
+        let bias = self.optional(node.inputs.get(2))?;
         let place = self.reserved.get(&id).copied();
         let reserved = place.or_else(|| self.reserved.get(&self.relu_of(id)?).copied());
         let to = match reserved {

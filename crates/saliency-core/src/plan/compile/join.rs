@@ -4,7 +4,7 @@ use super::{
     super::{
         kernel::LANES,
         step::{Place, Step},
-        view::View,
+        view::Strided,
     },
     Compiler,
 };
@@ -99,15 +99,10 @@ impl Compiler<'_> {
                 false => (0, done),
             };
             match self.views.get(input).cloned() {
-                Some(view) => self.copy(&view, channel_axis, to, channel, first)?,
+                Some(view) => self.copy(view.channels_of(channel_axis)?, to, channel, first),
                 None if axis != channel_axis => {
                     let shape = self.graph.node(*input).shape_at(1);
-                    let values = self
-                        .constant(*input)?
-                        .clone()
-                        .expand(&shape)
-                        .to_vec()
-                        .ok()?;
+                    let values = self.spread(*input, &shape)?;
                     self.steps.push(Step::Fill { to, first, values });
                 }
                 None => return None,
@@ -118,22 +113,14 @@ impl Compiler<'_> {
         Some(())
     }
 
-    fn copy(
-        &mut self,
-        view: &View,
-        channel_axis: usize,
-        buffer: usize,
-        channel: usize,
-        first: usize,
-    ) -> Option<()> {
-        let from = view.channels_of(channel_axis)?;
+    /// To channels of another buffer from one on, and to its positions from one on.
+    pub(super) fn copy(&mut self, from: Strided, buffer: usize, channel: usize, first: usize) {
         let to = Place {
             buffer,
             channel,
             channels: from.channels,
         };
         self.steps.push(Step::Copy { from, to, first });
-        Some(())
     }
 
     /// With channels of zeros.
@@ -150,7 +137,7 @@ impl Compiler<'_> {
         let [c, h, w] = self.sizes(id).filter(|_| only_channels)?;
         let view = self.views.get(&node.inputs[0])?.clone();
         let to = self.buffer(c, h, w);
-        self.copy(&view, 1, to, padding[1].0, 0)?;
+        self.copy(view.channels_of(1)?, to, padding[1].0, 0);
         self.views.insert(id, self.planes_of(to));
         Some(())
     }

@@ -125,6 +125,19 @@ impl Compiler<'_> {
         self.constant(*id?)?.to_vec().ok()
     }
 
+    /// The same of an input that may be absent: an inner `None`.
+    fn optional(&self, id: Option<&NodeId>) -> Option<Option<Vec<f32>>> {
+        match id {
+            Some(_) => self.numbers(id).map(Some),
+            None => Some(None),
+        }
+    }
+
+    /// The values of a parameter in another shape that it is spread over.
+    fn spread(&self, id: NodeId, shape: &[usize]) -> Option<Vec<f32>> {
+        self.constant(id)?.clone().expand(shape).to_vec().ok()
+    }
+
     /// The only user of a node.
     fn only_user(&self, id: NodeId) -> Option<NodeId> {
         match self.users[id.0][..] {
@@ -152,11 +165,7 @@ impl Compiler<'_> {
         };
         let to = self.buffer(from.channels, height, width);
         let copied = view.copied(axis, to)?;
-        self.steps.push(Step::Copy {
-            to: self.all_of(to),
-            from,
-            first: 0,
-        });
+        self.copy(from, to, 0, 0);
         self.views.insert(id, copied.clone());
         self.copied.insert(id);
         Some(copied)
@@ -173,12 +182,7 @@ impl Compiler<'_> {
         let to = self.buffer(c, h, w);
         let from = view.channels_of(1)?;
         (from.starts().len() == h * w).then_some(())?;
-        let step = Step::Copy {
-            to: self.all_of(to),
-            from,
-            first: 0,
-        };
-        self.steps.push(step);
+        self.copy(from, to, 0, 0);
         self.views.insert(id, self.planes_of(to));
         self.copied.insert(id);
         Some(to)
@@ -381,12 +385,7 @@ impl Compiler<'_> {
         };
         let shape = node.shape_at(1);
         (self.graph.node(x).shape == node.shape).then_some(())?;
-        let values = self
-            .constant(constant)?
-            .clone()
-            .expand(&shape)
-            .to_vec()
-            .ok()?;
+        let values = self.spread(constant, &shape)?;
         let view = self.whole(x)?;
         let geometry = self.buffers[view.buffer];
         let mut by_place = vec![0.0; geometry.positions() * geometry.channels];
@@ -450,10 +449,7 @@ impl Compiler<'_> {
         let view = self.whole(inputs[0])?;
         let channels = self.buffers[view.buffer].channels;
         let gamma = self.numbers(inputs.get(1))?;
-        let beta = match inputs.get(2) {
-            Some(beta) => Some(self.numbers(Some(beta))?),
-            None => None,
-        };
+        let beta = self.optional(inputs.get(2))?;
         let last = view.simple(view.rank() - 1)?;
         (last == [channels, 1] && gamma.len() == channels).then_some(())?;
         self.single(id, |from, to| Step::Norm {
