@@ -36,10 +36,16 @@ pub enum Quadrature {
     Trapezoid,
     /// The same points with weight 1/n each, as PAIR takes them.
     EvenPair,
+    /// The trapezoid rule with points where they are needed: from 9 evenly spaced ones on, four
+    /// intervals at a time are halved, those with the largest length times norm of the change of
+    /// the integrand between their ends. Of
+    /// [`IntegratedGradients`](crate::IntegratedGradients) only.
+    Adaptive,
 }
 
 impl Quadrature {
-    /// Places in 0..1, ascending, and their weights.
+    /// Places in 0..1, ascending, and their weights; of [`Adaptive`](Quadrature::Adaptive), which
+    /// knows no integrand here, the evenly spaced ones.
     pub fn nodes(self, steps: usize) -> Vec<(f64, f64)> {
         let n = steps as f64;
         let last = steps.saturating_sub(1);
@@ -56,16 +62,32 @@ impl Quadrature {
                     Quadrature::RiemannRight => ((at + 1.0) / n, 1.0 / n),
                     Quadrature::RiemannMiddle => ((at + 0.5) / n, 1.0 / n),
                     Quadrature::RiemannTrapezoid => closed(i, 1.0 / n, 0.5 / n),
-                    Quadrature::Trapezoid => closed(i, 1.0 / (n - 1.0), 0.5 / (n - 1.0)),
+                    Quadrature::Trapezoid | Quadrature::Adaptive => {
+                        closed(i, 1.0 / (n - 1.0), 0.5 / (n - 1.0))
+                    }
                     Quadrature::EvenPair => closed(i, 1.0 / n, 1.0 / n),
                 }
             })
             .collect()
     }
 
+    /// For methods that need to know all places beforehand.
+    pub(crate) fn validate_fixed(self, steps: usize) -> Result<(), Error> {
+        match self {
+            Quadrature::Adaptive => {
+                let requirement = "this method has fixed steps only; integrated-gradients has it";
+                Err(Error::option("rule", "adaptive", requirement))
+            }
+            _ => self.validate(steps),
+        }
+    }
+
     pub(crate) fn validate(self, steps: usize) -> Result<(), Error> {
         let least = match self {
-            Quadrature::RiemannTrapezoid | Quadrature::Trapezoid | Quadrature::EvenPair => 2,
+            Quadrature::RiemannTrapezoid
+            | Quadrature::Trapezoid
+            | Quadrature::EvenPair
+            | Quadrature::Adaptive => 2,
             _ => 1,
         };
         match steps < least {

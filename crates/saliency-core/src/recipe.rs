@@ -264,6 +264,7 @@ registry! {
         "smoothgrad-tf-keras-vis" = SmoothGrad SmoothGrad::default().samples(20).noise(0.2), "SmoothGrad as in the guide of tf-keras-vis";
         "smoothgrad-zennit" = SmoothGrad SmoothGrad::default().samples(20).form(Form::Mean), "SmoothGrad with the defaults of zennit: mean gradient";
         "saliency-captum" = SmoothGrad SmoothGrad::default().samples(1).noise(0.0), "|gradient|: Captum's Saliency";
+        "integrated-gradients-adaptive" = IntegratedGradients IntegratedGradients::adaptive(0.01), "integrated gradients with steps where the gradient changes, until delta is within 1 %";
         "integrated-gradients-pair" = IntegratedGradients IntegratedGradients::default().rule(Quadrature::EvenPair).steps(25), "integrated gradients with the defaults of PAIR saliency";
         "integrated-gradients-zennit" = IntegratedGradients IntegratedGradients::default().rule(Quadrature::RiemannRight).steps(20), "integrated gradients with the defaults of zennit";
         "gradient-shap" = ExpectedGradients ExpectedGradients::default().samples(5), "expected gradients with the defaults of Captum's GradientShap";

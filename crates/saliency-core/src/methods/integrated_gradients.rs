@@ -7,7 +7,10 @@ use crate::{
     error::Error,
     host::widened,
     method::Method,
-    methods::gradient::{check_inference, input_gradient, plain_scores},
+    methods::{
+        adaptive_path::{self, Nodes},
+        gradient::{check_inference, input_gradient, plain_scores},
+    },
     model::Model,
     quadrature::Quadrature,
     recipe::{Recipe, Registered},
@@ -29,6 +32,15 @@ use crate::{
 /// itself until |delta| <= tolerance * |f(x) - f(b)|, up to `max_steps`; `evidence.samples`
 /// is the most steps that a row took, `evidence.converged` whether all rows got there. In f32
 /// a delta below about 1e-6 of the score is rounding.
+///
+/// The rule [`Quadrature::Adaptive`] puts the steps where the gradient changes: its maps are about
+/// as good as those of twice as many fixed steps, and with a tolerance it adds steps a few at
+/// a time instead of doubling, and throws none away; the tolerance then holds for each row from
+/// each baseline. It keeps every gradient of the rows that go together until they are done:
+/// memory grows with the steps. `integrated-gradients-adaptive` has it, with a tolerance
+/// of 1 %. Placing steps by what they show is after Bhat and Raychowdhury, "Non-Uniform
+/// Interpolation in Integrated Gradients for Low-Latency Explainable-AI" (2023),
+/// <https://arxiv.org/abs/2302.11107>, who spread them by the score.
 ///
 /// Of several baselines the mean is taken, and `evidence.standard_error` takes them for a sample
 /// of what they come from, as random ones are ([`Baseline::Uniform`], [`Baseline::Noise`]).
@@ -88,6 +100,28 @@ impl IntegratedGradients {
     /// 50 Gauss-Legendre steps from zero.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// From 9 adaptive steps on, as many as |delta| <= tolerance * |f(x) - f(b)| takes, at most
+    /// 400.
+    ///
+    /// ```
+    /// use burn::tensor::{Device, Tensor};
+    /// use saliency_core::{IntegratedGradients, Method, Target};
+    ///
+    /// let steep = |x: Tensor<2>| x.mul_scalar(40.0).tanh().sum_dim(1);
+    /// let x = Tensor::<2>::from_floats([[1.0]], &Device::flex());
+    /// let map = IntegratedGradients::adaptive(0.01).explain(&steep, x, Target::Regression)?;
+    /// assert!((map.to_vec()?[0] - 1.0).abs() <= 0.01);
+    /// assert!(map.evidence.samples.unwrap() < 40);
+    /// # Ok::<(), saliency_core::Error>(())
+    /// ```
+    pub fn adaptive(tolerance: f64) -> Self {
+        Self::default()
+            .rule(Quadrature::Adaptive)
+            .steps(9)
+            .tolerance(tolerance)
+            .max_steps(400)
     }
 
     /// Where the path starts.
@@ -239,6 +273,14 @@ impl<const D: usize> Method<D> for IntegratedGradients {
     ) -> Result<Outcome<D>, Error> {
         self.check()?;
         check_inference(model, input, goal, run)?;
+        if self.rule == Quadrature::Adaptive {
+            let nodes = Nodes {
+                least: self.steps,
+                refined: self.tolerance.map(|tolerance| (tolerance, self.max_steps)),
+            };
+            let how = (nodes, self.multiply_by_inputs);
+            return adaptive_path::integrate(model, (input, goal), &self.baselines, how, run);
+        }
         let found = self.integrate(model, (input, goal), self.steps, run)?;
         let (mut values, error) = (found.mean(), found.standard_error());
         let mut evidence = Evidence {
@@ -299,7 +341,7 @@ mod tests {
     };
     use burn::tensor::{DType, Device, TensorData};
 
-    const RULES: [Quadrature; 7] = [
+    const RULES: [Quadrature; 8] = [
         Quadrature::GaussLegendre,
         Quadrature::RiemannLeft,
         Quadrature::RiemannRight,
@@ -307,6 +349,7 @@ mod tests {
         Quadrature::Trapezoid,
         Quadrature::RiemannTrapezoid,
         Quadrature::EvenPair,
+        Quadrature::Adaptive,
     ];
 
     /// On the path of sum x^2 from b the gradient is linear: IG = x^2 - b^2.
@@ -324,6 +367,7 @@ mod tests {
             Quadrature::GaussLegendre,
             Quadrature::RiemannMiddle,
             Quadrature::Trapezoid,
+            Quadrature::Adaptive,
         ] {
             let method = IntegratedGradients::new().rule(rule).steps(6);
             let method = method.baseline(Baseline::Channels(vec![1.0, 2.0]));
@@ -462,6 +506,7 @@ mod tests {
         let new = IntegratedGradients::new;
         assert!(text(new().steps(0)).starts_with("steps = 0"));
         assert!(text(new().steps(1).rule(Quadrature::Trapezoid)).starts_with("steps = 1"));
+        assert!(text(new().steps(1).rule(Quadrature::Adaptive)).starts_with("steps = 1"));
         assert!(text(new().baselines([])).starts_with("baselines = []"));
         assert!(text(new().tolerance(-1.0)).starts_with("tolerance = -1"));
         assert!(text(new().tolerance(0.1).max_steps(9)).starts_with("max_steps = 9"));

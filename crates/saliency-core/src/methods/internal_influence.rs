@@ -106,7 +106,7 @@ impl<const D: usize> LayerMethod<D> for InternalInfluence {
         goal: &Goal,
         run: &Run,
     ) -> Result<LayerOutcome, Error> {
-        self.rule.validate(self.steps)?;
+        self.rule.validate_fixed(self.steps)?;
         let layer = node_of(graph, &self.layer)?;
         let line = Line::new(self.baseline.of(input)?, input.clone());
         let mut dims = input.dims();
@@ -133,7 +133,7 @@ impl<const D: usize> Method<D> for InternalInfluence {
     }
 
     fn validate(&self) -> Result<(), Error> {
-        self.rule.validate(self.steps)
+        self.rule.validate_fixed(self.steps)
     }
 
     fn attribute(

@@ -138,7 +138,7 @@ impl LayerConductance {
     fn check(&self) -> Result<(), Error> {
         match self.steps {
             0 => Err(Error::option("steps", 0, "at least one is needed")),
-            _ => Ok(()),
+            steps => self.rule.validate_fixed(steps + 1),
         }
     }
 }

@@ -120,7 +120,7 @@ impl<const D: usize> LayerMethod<D> for LayerIntegratedGradients {
         goal: &Goal,
         run: &Run,
     ) -> Result<LayerOutcome, Error> {
-        self.rule.validate(self.steps)?;
+        self.rule.validate_fixed(self.steps)?;
         let layer = node_of(graph, &self.layer)?;
         let baseline = self.baseline.of(input)?;
         let to = activation(graph, layer, input, run)?;
@@ -182,7 +182,7 @@ impl<const D: usize> Method<D> for LayerIntegratedGradients {
     }
 
     fn validate(&self) -> Result<(), Error> {
-        self.rule.validate(self.steps)
+        self.rule.validate_fixed(self.steps)
     }
 
     fn attribute(

@@ -1,6 +1,7 @@
 //! The attribution methods, one file each.
 
 mod ablation_cam;
+mod adaptive_path;
 mod attention;
 mod attention_map;
 mod attention_rollout;

@@ -120,7 +120,7 @@ impl<const D: usize> Method<D> for NeuronConductance {
     }
 
     fn validate(&self) -> Result<(), Error> {
-        self.rule.validate(self.steps)
+        self.rule.validate_fixed(self.steps)
     }
 
     fn attribute(
@@ -130,7 +130,7 @@ impl<const D: usize> Method<D> for NeuronConductance {
         goal: &Goal,
         run: &Run,
     ) -> Result<Outcome<D>, Error> {
-        self.rule.validate(self.steps)?;
+        self.rule.validate_fixed(self.steps)?;
         let graph = inside(model, "neuron-conductance")?;
         let neurons = Neurons::of(graph, &self.layer, &self.neuron)?;
         let line = Line::new(self.baseline.of(input)?, input.clone());

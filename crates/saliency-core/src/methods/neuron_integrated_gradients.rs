@@ -110,7 +110,7 @@ impl<const D: usize> Method<D> for NeuronIntegratedGradients {
     }
 
     fn validate(&self) -> Result<(), Error> {
-        self.rule.validate(self.steps)
+        self.rule.validate_fixed(self.steps)
     }
 
     fn attribute(
@@ -120,7 +120,7 @@ impl<const D: usize> Method<D> for NeuronIntegratedGradients {
         _: &Goal,
         run: &Run,
     ) -> Result<Outcome<D>, Error> {
-        self.rule.validate(self.steps)?;
+        self.rule.validate_fixed(self.steps)?;
         let graph = inside(model, "neuron-integrated-gradients")?;
         let neurons = Neurons::of(graph, &self.layer, &self.neuron)?;
         graph.check_input(&input.dims())?;
