@@ -11,7 +11,7 @@ use crate::{
     methods::layer_map::flat,
     model::Model,
     recipe::{Recipe, Registered},
-    run::{Run, Stage},
+    run::{Run, Stage, guarded},
     sampling::row_sums,
     target::Goal,
 };
@@ -196,6 +196,21 @@ impl DeepLift {
             forward: rows,
             gradient: rows,
         });
+        if let Some(plan) = graph.plan(&input).filter(|plan| plan.lifts())
+            && node == graph.input()
+        {
+            let way = input.clone() - baseline.clone();
+            let (outputs, multipliers) = guarded(&input.dims(), || {
+                plan.lifted([input, baseline], self.epsilon, |range, outputs| {
+                    goal.slice(range.start, range.end).seed(outputs)
+                })
+            })??;
+            let values = match self.multiply_by_inputs {
+                true => multipliers * way,
+                false => multipliers,
+            };
+            return Ok((values.into(), differences(goal, outputs)?));
+        }
         let now = graph.activations(input.into())?;
         let before = graph.activations(baseline.into())?;
         let value = |all: &Activations, id| match all.get(id) {
@@ -215,11 +230,6 @@ impl DeepLift {
             .remove(0)
             .ok_or(Error::NotDifferentiable)?;
         let multipliers = Value::from(widened(multipliers.typed()));
-        let scores = |outputs| -> Result<Vec<f64>, Error> {
-            let scores = goal.scores(outputs)?;
-            scores.try_into_vec_as::<f64>().map_err(Error::device)
-        };
-        let ends = scores(now_out)?.into_iter().zip(scores(before_out)?);
         let values = match self.multiply_by_inputs {
             true => {
                 let way = &value(&now, node)? - &value(&before, node)?;
@@ -227,8 +237,19 @@ impl DeepLift {
             }
             false => multipliers,
         };
-        Ok((values, ends.map(|(now, before)| now - before).collect()))
+        Ok((values, differences(goal, [now_out, before_out])?))
     }
+}
+
+/// Scores at the first outputs minus those at the second.
+fn differences(goal: &Goal, outputs: [Tensor<2>; 2]) -> Result<Vec<f64>, Error> {
+    let scores = |outputs| -> Result<Vec<f64>, Error> {
+        let scores = goal.scores(outputs)?;
+        scores.try_into_vec_as::<f64>().map_err(Error::device)
+    };
+    let [now, before] = outputs;
+    let pairs = scores(now)?.into_iter().zip(scores(before)?);
+    Ok(pairs.map(|(now, before)| now - before).collect())
 }
 
 impl Registered for DeepLift {}
@@ -250,6 +271,10 @@ impl<const D: usize> Method<D> for DeepLift {
         run: &Run,
     ) -> Result<Outcome<D>, Error> {
         let graph = inside(model, "deeplift")?;
+        let graph = match graph.plan(input) {
+            Some(_) => graph,
+            None => graph.folded_once(),
+        };
         let (values, delta) = self.at(graph, graph.input(), input, goal, run)?;
         Ok(Outcome {
             values: values.tensor(),

@@ -19,6 +19,7 @@ mod copy;
 mod depthwise;
 mod elementwise;
 mod kernel;
+mod lift;
 mod normalise;
 mod pool;
 mod profile;
@@ -208,9 +209,13 @@ impl Plan {
 
     /// The rows that go through at once.
     fn parts(&self, rows: usize) -> impl Iterator<Item = Range<usize>> + use<> {
+        parts(rows, self.rows_at_once())
+    }
+
+    fn rows_at_once(&self) -> usize {
         let largest = self.buffers.iter().map(Geometry::len).max().unwrap_or(1);
         let most = (LARGEST / largest.max(1)).min(KEPT / self.kept.max(1)) / size_of::<f32>();
-        parts(rows, most.clamp(1, ROWS))
+        most.clamp(1, ROWS)
     }
 
     fn with(graph: &Graph, isa: Isa) -> Option<Self> {

@@ -10,6 +10,7 @@ use super::{
     copy::{copy, copy_back},
     depthwise::{depthwise, depthwise_back, gate, gate_back},
     elementwise::{combine, max_pool, max_pool_back, mean, mean_back, rectify},
+    lift::{Lifted, multiply},
     normalise::{norm, norm_back, softmax_of, softmax_of_back},
     pool::clear_border,
     step::{Conv, Place, Step},
@@ -28,6 +29,8 @@ pub(crate) struct Tape {
     maxima: Vec<Option<Vec<u8>>>,
     /// By step: what else its derivative needs, as much for each row.
     pub(super) kept: Vec<Vec<f32>>,
+    /// Of rows and their baselines.
+    lifted: Option<Lifted>,
 }
 
 impl Tape {
@@ -62,6 +65,7 @@ impl Tape {
                 .iter()
                 .map(|kept| chosen(kept, self.rows, rows))
                 .collect(),
+            lifted: None,
         }
     }
 
@@ -88,11 +92,14 @@ impl Tape {
 }
 
 /// What a forward pass keeps besides the outputs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Keep {
     Nothing,
     /// What the backward pass needs.
     Tape,
+    /// What that of the first half of the rows needs for DeepLIFT, the other half being their
+    /// baselines; differences up to this count as none.
+    Lifted(f32),
     /// The values of all buffers.
     Buffers,
 }
@@ -160,6 +167,12 @@ impl Plan {
             bits: vec![None; self.buffers.len()],
             maxima: vec![None; self.steps.len()],
             kept: vec![Vec::new(); self.steps.len()],
+            lifted: match keep {
+                Keep::Lifted(epsilon) => {
+                    Some(Lifted::new(epsilon, self.buffers.len(), self.steps.len()))
+                }
+                _ => None,
+            },
         };
         let taped = keep == Keep::Tape;
         for (index, step) in self.steps.iter().enumerate().skip(start) {
@@ -169,7 +182,7 @@ impl Plan {
                 Some(buffer) => buffer,
                 None => self.take(self.buffers[target], rows, step.is_partial()),
             };
-            let mut bits = match self.rectified[target] {
+            let mut bits = match self.rectified[target] && tape.lifted.is_none() {
                 true => Some(
                     tape.bits[target]
                         .take()
@@ -211,7 +224,10 @@ impl Plan {
                     ..
                 } => {
                     let maxima = max_pool(self.isa, from(*source), &mut to, strides);
-                    tape.maxima[index] = taped.then_some(maxima);
+                    match &mut tape.lifted {
+                        Some(lifted) => lifted.pooled(index, from(*source), &to, maxima),
+                        None => tape.maxima[index] = taped.then_some(maxima),
+                    }
                 }
                 Step::Mean { from: source, .. } => mean(from(*source), &mut to),
                 Step::Add { from: sources, .. } => {
@@ -304,10 +320,16 @@ impl Plan {
                 }
                 false => self.keep(kept),
             }
+            if let Some(lifted) = &mut tape.lifted
+                && self.rectified[target]
+                && self.last_writer(target) == index
+            {
+                lifted.rectify(target, &mut to);
+            }
             buffers[target] = Some(to);
             if let (Some((buffer, values)), Some(made)) = (&mut tape.tap, &buffers[target])
                 && *buffer == target
-                && !self.steps[index + 1..].iter().any(|s| s.writes() == target)
+                && self.last_writer(target) == index
             {
                 *values = made.to_planes();
             }
@@ -320,7 +342,16 @@ impl Plan {
         let output = buffers[self.output].take().expect("the last step made it");
         let outputs = output.to_planes();
         self.give(Some(output));
+        if tape.lifted.is_some() {
+            tape.rows /= 2;
+        }
         (outputs, tape)
+    }
+
+    /// The last step that writes to a buffer.
+    fn last_writer(&self, buffer: usize) -> usize {
+        let last = self.steps.iter().rposition(|step| step.writes() == buffer);
+        last.expect("the input is never written to")
     }
 
     /// d score / d input, `[rows, channels, height, width]`, from d score / d outputs
@@ -343,6 +374,12 @@ impl Plan {
             let Some(mut arrived) = gradients[step.writes()].take() else {
                 continue;
             };
+            if let Some(lifted) = &tape.lifted
+                && let Some(multipliers) = &lifted.multipliers[step.writes()]
+                && self.last_writer(step.writes()) == index
+            {
+                multiply(&mut arrived, multipliers, |factor| factor);
+            }
             // The last to add to a gradient applies the ReLU that made the values.
             let relu = |buffer: usize| match &tape.bits[buffer] {
                 Some(bits) if self.first_reader[buffer] == index && buffer != end => rule.of(bits),
@@ -370,10 +407,15 @@ impl Plan {
                 }
                 Step::MaxPool { from, strides, .. } => {
                     let mut to = self.accumulator(&mut gradients[*from], *from, rows);
-                    let maxima = tape.maxima[index]
-                        .as_ref()
-                        .expect("kept by the forward pass");
-                    max_pool_back(self.isa, &arrived, maxima, &mut to, strides);
+                    match (&tape.lifted, &tape.maxima[index]) {
+                        (Some(lifted), _) => {
+                            self.lift_pool((lifted, index), &arrived, strides, &mut to);
+                        }
+                        (None, Some(maxima)) => {
+                            max_pool_back(self.isa, &arrived, maxima, &mut to, strides);
+                        }
+                        (None, None) => unreachable!("the forward pass kept the maxima"),
+                    }
                     rectify(self.isa, &mut to, relu(*from));
                     gradients[*from] = Some(to);
                     self.give(Some(arrived));

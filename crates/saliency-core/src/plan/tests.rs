@@ -1,13 +1,36 @@
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{DType, Device, Tensor};
 
 use super::*;
 use crate::{
-    Gradient, Graph, Method, Model,
+    Baseline, DeepLift, Gradient, Graph, Method, Model,
     methods::testing::{Net, assert_close, image},
 };
 
 fn host<const D: usize>(tensor: &Tensor<D>) -> Vec<f32> {
     tensor.clone().try_into_vec_as().unwrap()
+}
+
+/// DeepLIFT's multipliers of the plan against those of the rules of operations, in f64. A
+/// difference that is as small as f32's rounding makes a quotient as wrong as it is small.
+fn lift_agrees(plan: &Plan, wide: &Graph, x: &Tensor<4>) {
+    if !plan.lifts() {
+        return;
+    }
+    let method = DeepLift::new().baseline(Baseline::Constant(0.3));
+    let method = method.multiply_by_inputs(false).epsilon(1e-5);
+    let wide_x = x.clone().cast(DType::F64);
+    let want = method.explain(wide, wide_x, 1).unwrap().values;
+    let baseline = x.full_like(0.3);
+    let ([now, before], got) = plan
+        .lifted([x.clone(), baseline.clone()], 1e-5, |_, outputs| {
+            let mut seed = outputs.zeros_like();
+            seed = seed.slice_fill([0..outputs.dims()[0], 1..2], 1.0);
+            Ok(seed)
+        })
+        .unwrap();
+    assert_eq!(host(&now), plan.outputs(&host(x), x.dims()[0]));
+    assert_eq!(host(&before), plan.outputs(&host(&baseline), x.dims()[0]));
+    assert_close(got, want.cast(x.dtype()), 2e-4);
 }
 
 /// Every instruction set against Burn's own operations.
@@ -51,9 +74,9 @@ fn values_and_gradients_at_a_node_are_the_graphs() {
         let (values, gradient) = plan.at_node(&outputs, &tape, &goal).unwrap();
         let layer = graph.layer(&node.into()).unwrap();
         let run = crate::Run::new();
-        let wide = x.clone().cast(burn::tensor::DType::F64);
+        let wide = x.clone().cast(DType::F64);
         let want = graph
-            .cast(burn::tensor::DType::F64)
+            .cast(DType::F64)
             .activations_and_gradients(wide.into(), &[layer], &goal, &run)
             .unwrap()
             .remove(0);
@@ -79,8 +102,8 @@ fn recorded_passes_give_the_same_gradients() {
     let plan = graph.plan(&x).unwrap();
     let chosen = crate::target::select_rows(x.clone(), &rows);
     let want = Gradient.explain(
-        &graph.cast(burn::tensor::DType::F64),
-        chosen.clone().cast(burn::tensor::DType::F64),
+        &graph.cast(DType::F64),
+        chosen.clone().cast(DType::F64),
         classes.clone(),
     );
     let outputs = graph.forward(chosen.clone());
@@ -187,6 +210,7 @@ mod shapes {
                 let got = plan.backward(&tape, &[0.0, 1.0, 0.0].repeat(rows), ReluRule::Derivative);
                 let got = Tensor::<1>::from_floats(&got[..], &device).reshape(shape);
                 assert_close(got, want.values.clone(), 1e-4);
+                lift_agrees(&plan, &graph.cast(DType::F64), &x);
             }
         }
     }
@@ -220,8 +244,8 @@ mod tokens {
     /// Every instruction set against Burn in f64: outputs, gradients, rows one by one.
     pub fn agrees(graph: &Graph, x: Tensor<4>) {
         let rows = x.dims()[0];
-        let wide = graph.cast(burn::tensor::DType::F64);
-        let wide_x = x.clone().cast(burn::tensor::DType::F64);
+        let wide = graph.cast(DType::F64);
+        let wide_x = x.clone().cast(DType::F64);
         let want_outputs = wide.forward(wide_x.clone()).cast(x.dtype());
         let columns = want_outputs.dims()[1];
         let want = Gradient.explain(&wide, wide_x, 1).unwrap();
@@ -238,6 +262,7 @@ mod tokens {
             let got = plan.backward(&tape, &seed, ReluRule::Derivative);
             let values = Tensor::<1>::from_floats(&got[..], &Device::flex()).reshape(x.dims());
             assert_close(values, want.clone(), 2e-5);
+            lift_agrees(&plan, &wide, &x);
             let last = tape.select(&[rows - 1]);
             let alone = plan.backward(&last, &seed[..columns], ReluRule::Derivative);
             let len = got.len() / rows;
