@@ -418,7 +418,8 @@ impl<const D: usize> Model<D> for Graph {
         {
             return plan.run(input);
         }
-        let mut values = self.evaluate(&[(self.input, input.into())], &[self.output]);
+        let graph = self.folded_once();
+        let mut values = graph.evaluate(&[(graph.input, input.into())], &[graph.output]);
         values.remove(0).tensor()
     }
 

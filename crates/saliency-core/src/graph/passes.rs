@@ -93,7 +93,10 @@ impl Graph {
             return None;
         };
         let before = self.node(node.inputs[0]);
-        let constant = |id: &NodeId| self.constant(*id).cloned();
+        // In half precision the folded parameters are rounded once, not at each step.
+        let dtype = self.constant(*before.inputs.get(1)?)?.dtype();
+        let exact = if dtype.size() < 4 { DType::F32 } else { dtype };
+        let constant = |id: &NodeId| Some(self.constant(*id)?.cast(exact));
         let own: Vec<Value> = node.inputs[1..]
             .iter()
             .map(constant)
@@ -128,8 +131,8 @@ impl Graph {
         let scaled = &weight.reshape(&apart) * &scale.clone().reshape(&beside);
         Some(Fold {
             layer: node.inputs[0],
-            weight: scaled.reshape(&shape),
-            bias: &(&(&bias - mean) * &scale) + beta,
+            weight: scaled.reshape(&shape).cast(dtype),
+            bias: (&(&(&bias - mean) * &scale) + beta).cast(dtype),
         })
     }
 

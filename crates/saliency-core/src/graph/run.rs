@@ -1,7 +1,7 @@
 //! Running a graph, or a part of it.
 
 use super::{
-    Graph, NodeId,
+    Graph, Node, NodeId,
     execute::{execute, full},
     op::{Op, Size},
     value::Value,
@@ -156,6 +156,40 @@ impl Graph {
                 return Ok(vec![(value.into(), gradient.into())]);
             }
         }
+        if let Some((folded, layers)) = self.folded_at(layers) {
+            return folded.tapped(input, &layers, goal);
+        }
+        self.tapped(input, layers, goal)
+    }
+
+    /// The folded graph and the same nodes in it, where folding leaves their values as they are.
+    fn folded_at(&self, layers: &[NodeId]) -> Option<(&Graph, Vec<NodeId>)> {
+        let folded = self.folded_once();
+        let same = |&id: &NodeId| {
+            let node = self.node(id);
+            let changed = matches!(
+                node.op,
+                Op::Constant
+                    | Op::Conv { .. }
+                    | Op::ConvTranspose { .. }
+                    | Op::Linear
+                    | Op::BatchNorm { .. }
+            );
+            let same = |other: &Node| (&other.op, &other.name) == (&node.op, &node.name);
+            let place = folded.nodes().find(|(_, other)| same(other));
+            place.filter(|_| !changed).map(|(id, _)| id)
+        };
+        Some((folded, layers.iter().map(same).collect::<Option<_>>()?))
+    }
+
+    /// [`activations_and_gradients`](Graph::activations_and_gradients) of Burn's tape.
+    fn tapped(
+        &self,
+        input: Value,
+        layers: &[NodeId],
+        goal: &Goal,
+    ) -> Result<Vec<(Value, Value)>, Error> {
+        let shape = input.shape();
         let input = input.inner();
         let mut taps: Vec<(NodeId, Value, Value)> = Vec::new();
         let mut tap = |id: NodeId, value: Value| -> Value {

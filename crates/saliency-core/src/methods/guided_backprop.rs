@@ -76,6 +76,7 @@ impl<const D: usize> Method<D> for GuidedBackprop {
             })?;
             return Ok(join(parts).into());
         }
+        let graph = graph.folded_once();
         Ok(passed_back(graph, input, goal, run, &guided)?.into())
     }
 }
