@@ -61,10 +61,11 @@ fn precision_of_other_types() {
     let reference = maps(&traced(&cpu).cast(DType::F64), DType::F64, &cpu);
     let mut table = format!("| type | device | {} |\n", METHODS.join(" | "));
     table += &format!("|---|---|{}\n", "---|".repeat(METHODS.len()));
-    for (device, place) in [Some((cpu, "CPU (flex)")), wgpu().map(|d| (d, "wgpu"))]
-        .into_iter()
-        .flatten()
-    {
+    let mut places = vec![(cpu, "CPU (flex)")];
+    places.extend(wgpu().map(|device| (device, "wgpu")));
+    #[cfg(feature = "cuda")]
+    places.push((Device::cuda(0), "CUDA"));
+    for (device, place) in places {
         let graph = traced(&device);
         for (dtype, name, allowed) in TYPES {
             if !device.supports_dtype(dtype) {

@@ -74,6 +74,8 @@ pub fn axioms(method: &str) -> &'static [Axiom] {
         }
         // A node lies at the baseline itself, where the ReLUs of such a network have no gradient.
         "integrated-gradients-pair" => &[INTEGRAL, Dummy, Symmetric, Additive],
+        // The nodes follow the score.
+        "integrated-gradients-adaptive" => &[INTEGRAL, Dummy, Symmetric],
         "expected-gradients" | "gradient-shap" => {
             &[SAMPLED, Dummy, Symmetric, Additive, Homogeneous]
         }

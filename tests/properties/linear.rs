@@ -161,6 +161,7 @@ impl Row {
             "vargrad" => exact(self.of_w(|_| 0.0)),
             "input-x-gradient"
             | "integrated-gradients"
+            | "integrated-gradients-adaptive"
             | "integrated-gradients-pair"
             | "integrated-gradients-zennit"
             | "expected-gradients"

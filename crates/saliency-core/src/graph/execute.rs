@@ -15,7 +15,7 @@ use burn::{
 };
 
 use super::{
-    compose,
+    compose, is_flex,
     op::{
         Along, Binary, Compare, Interpolation, Op, Outside, PadWith, Pool, Reduce, Span, Unary,
         Window,
@@ -296,6 +296,9 @@ pub(crate) fn axes<const N: usize, T: Copy>(values: &[T]) -> [T; N] {
 }
 
 fn conv(inputs: &[Value], window: &Window, groups: usize) -> Value {
+    if groups == 1 && is_pointwise(&inputs[1], window) && !is_flex(&inputs[0].device()) {
+        return pointwise(inputs, window);
+    }
     let (x, weight) = (inputs[0].0.clone(), inputs[1].0.clone());
     let bias = inputs.get(2).map(|v| v.0.clone());
     Value(match window.stride.len() {
@@ -303,6 +306,36 @@ fn conv(inputs: &[Value], window: &Window, groups: usize) -> Value {
         2 => Dispatch::conv2d(x, weight, bias, conv_options(window, groups)),
         _ => Dispatch::conv3d(x, weight, bias, conv_options(window, groups)),
     })
+}
+
+/// Whether its window is a single position, without a border.
+fn is_pointwise(weight: &Value, window: &Window) -> bool {
+    matches!(weight.shape()[..], [_, _, 1, 1]) && window.padding.iter().all(|p| *p == (0, 0))
+}
+
+/// A convolution of single positions as one matrix product of all positions and rows. Without
+/// autotune Burn's GPU convolutions take a direct kernel, which is many times slower. Channels come last in memory, as Burn's convolutions leave them.
+fn pointwise(inputs: &[Value], window: &Window) -> Value {
+    let x = inputs[0].clone().tensor::<4>();
+    let x = match window.stride[..] {
+        [1, 1] => x,
+        _ => {
+            let steps = |axis: usize| Slice::with_step(0, None, window.stride[axis] as isize);
+            let all = Slice::with_step(0, None, 1);
+            x.slice([all, all, steps(0), steps(1)])
+        }
+    };
+    let ([rows, from, height, width], to) = (x.dims(), inputs[1].shape()[0]);
+    let flat = x
+        .permute([0, 2, 3, 1])
+        .reshape([rows * height * width, from]);
+    let weight = inputs[1].clone().reshape(&[to, from]).tensor::<2>();
+    let mut out = flat.matmul(weight.transpose());
+    if let Some(bias) = inputs.get(2) {
+        out = out + bias.clone().reshape(&[1, to]).tensor::<2>();
+    }
+    let out = out.reshape([rows, height, width, to]);
+    out.permute([0, 3, 1, 2]).into()
 }
 
 fn conv_transpose(
