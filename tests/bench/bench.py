@@ -4,6 +4,7 @@
     python tests/bench/bench.py [--release target/release] [--quick] [--rounds 5]
         [--only warm,cold,memory,scaling,counts,frozen,profile] [--networks resnet50,...]
         [--photo PHOTO] [--write-docs]
+    python tests/bench/bench.py --device cuda      # a GPU instead, ours on CUDA or on wgpu
 
 Both sides take turns in the same run, A B A B, each in its best configuration. That both compute
 the same is checked before anything counts: what differs is not timed, and the command fails.
@@ -23,6 +24,7 @@ from pathlib import Path
 import cold
 import counts
 import frozen
+import gpu
 import peaks
 import profile_layers
 import report
@@ -36,6 +38,7 @@ HERE = Path(__file__).parent
 OUT = ROOT / "target" / "bench"
 WEIGHTS = OUT / "weights"
 PARTS = ("warm", "scaling", "counts", "memory", "cold", "frozen", "profile")
+GPUS = ("cuda", "wgpu")
 START = time.perf_counter()
 
 
@@ -84,6 +87,7 @@ def main():
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--only", default=",".join(PARTS))
     parser.add_argument("--networks", default=",".join(warm.NETWORKS))
+    parser.add_argument("--device", choices=("cpu", *GPUS), default="cpu", help="a GPU instead of the CPU: needs an NVIDIA GPU for PyTorch")
     parser.add_argument("--photo", type=Path, help="a photograph; else a synthetic one")
     parser.add_argument("--write-docs", action="store_true", help="put the tables into docs/benchmarks.md")
     args = parser.parse_args()
@@ -107,6 +111,11 @@ def main():
     if about["machine"]["load"] > 0.7:
         log(f"the machine is busy (load {about['machine']['load']:.1f}): ratios are of use, seconds less so")
     commands = {"ours": [example("bench"), WEIGHTS], "peer": [sys.executable, HERE / "serve.py", WEIGHTS]}
+    if args.device != "cpu":
+        wanted = []
+        commands = {"ours": [*commands["ours"], args.device], "peer": [*commands["peer"], "cuda"]}
+        keep = lambda found: write(f"gpu-{args.device}", {**about, **found})
+        gpu.measure(commands, args.device, networks, rounds, args.quick, OUT, log, keep)
     compiled = {"TORCHINDUCTOR_CACHE_DIR": str(OUT / "inductor")}
     if {"warm", "scaling", "counts"} & set(wanted):
         with Server(commands["ours"], OUT / "ours.log") as ours, Server(commands["peer"], OUT / "peer.log", compiled) as peer:
@@ -136,7 +145,7 @@ def main():
         log("profile of ResNet50")
         write("profile", {**about, **profile_layers.measure(saliency)})
 
-    text = report.markdown({part: read(part) for part in PARTS})
+    text = report.markdown({part: read(part) for part in (*PARTS, *(f"gpu-{device}" for device in GPUS))})
     print(text)
     if args.write_docs:
         report.insert(ROOT / "docs" / "benchmarks.md", text)

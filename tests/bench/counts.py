@@ -1,10 +1,13 @@
 """Evaluations for the same answer: samples of SmoothGrad, and steps of Integrated Gradients."""
 
 import math
+from array import array
+from pathlib import Path
 
 from server import Refused
 
 STEPS = (8, 16, 25, 35, 50, 75, 100, 150, 200, 300, 400, 600, 800, 1200, 1600)
+REFERENCE = 2000
 # Captum's names of the rules.
 RULES = {"gausslegendre": "Gauss-Legendre, Captum's default", "riemann_trapezoid": "trapezoid"}
 # Noise of SmoothGrad's samples, as the option `design` has it.
@@ -56,9 +59,23 @@ def deltas(answer):
     return [abs(d / g) for d, g in zip(answer["delta"], answer["gap"])]
 
 
+def rows_of(file, rows):
+    """The rows of a saved map."""
+    values = array("f")
+    values.frombytes(file.read_bytes())
+    size = len(values) // rows
+    return [values[row * size : (row + 1) * size] for row in range(rows)]
+
+
+def apart(got, reference):
+    """Relative L2 distance."""
+    return math.dist(got, reference) / math.hypot(*reference)
+
+
 def integrated_gradients(ours, peer, quick, out, log):
     """Gradients for |delta| under 1 % of the score's change: by Captum's rules with the fewest of
-    STEPS that get there, and by this project's adaptive refinement, all gradients counted."""
+    STEPS that get there, and by this project's adaptive rule, all gradients counted; and how far
+    those maps are from one of REFERENCE steps."""
     results = []
     for network, side, rows, batch, rules, most in STUDIES:
         if quick and network == "resnet50":
@@ -69,27 +86,40 @@ def integrated_gradients(ours, peer, quick, out, log):
         file = out / f"{network}-input.f32"
         ours.ask(do="measure", network=network, work="input", rows=rows, side=side, save=str(file))
         result = {"network": network, "steps": [n for n in STEPS if n <= most], "rules": {}}
+        map = out / f"{network}-map.f32"
+        ours.ask(1800, **request, rule="riemann_middle", samples=REFERENCE, save=str(map))
+        reference = rows_of(map, rows)
         for rule in rules:
-            result["rules"][rule] = captum(peer, request | {"rule": rule, "input": str(file)}, rows, result["steps"])
+            asked = request | {"rule": rule, "input": str(file), "save": str(map)}
+            result["rules"][rule] = captum(peer, asked, reference, result["steps"])
             log(f"  IG on {network}, {RULES[rule]}: {result['rules'][rule]['needed']} gradients for a delta under 1 %")
         file.unlink()
-        answer = ours.ask(900, **request, samples=8, tolerance=0.01, most=most)
-        result["adaptive"] = {"gradients": answer["gradients"] / rows, "errors": deltas(answer)}
+        answer = ours.ask(900, **request, rule="adaptive", samples=9, tolerance=0.01, most=most, save=str(map))
+        result["adaptive"] = {
+            "gradients": answer["gradients"] / rows,
+            "errors": deltas(answer),
+            "maps": [apart(got, want) for got, want in zip(rows_of(map, rows), reference)],
+        }
+        map.unlink()
         log(f"  IG on {network}, adaptive: {answer['gradients'] / rows:.0f} gradients a row, deltas {deltas(answer)}")
         results.append(result)
     return results
 
 
-def captum(peer, request, rows, steps):
-    needed, errors = {}, {}
+def captum(peer, request, reference, steps):
+    needed, errors, maps = {}, {}, {}
     for n in steps:
         errors[n] = deltas(peer.ask(900, **request, samples=n))
+        found = rows_of(Path(request["save"]), len(reference))
         for row, error in enumerate(errors[n]):
+            if row not in needed:
+                maps[row] = apart(found[row], reference[row])
             if error <= 0.01:
                 needed.setdefault(row, n)
-        if len(needed) == rows:
+        if len(needed) == len(reference):
             break
-    return {"needed": [needed.get(row) for row in range(rows)], "errors": errors}
+    rows = range(len(reference))
+    return {"needed": [needed.get(row) for row in rows], "errors": errors, "maps": [maps[row] for row in rows]}
 
 
 def measure(ours, peer, quick, out, log):

@@ -152,11 +152,13 @@ def counts(part):
     rows = []
     for ig in part["ig"]:
         show = lambda needed: ", ".join(str(n) if n else f"over {max(ig['steps'])}" for n in needed)
-        rows += [[ig["network"], f"Captum, {RULES[name]}", show(rule["needed"]), ""] for name, rule in ig["rules"].items()]
+        mean = lambda values: f"{100 * sum(values) / len(values):.2g} %"
+        rows += [[ig["network"], f"Captum, {RULES[name]}", show(r["needed"]), "", mean(r["maps"])] for name, r in ig["rules"].items()]
         worst = f"{100 * max(ig['adaptive']['errors']):.2g} %"
-        rows.append([ig["network"], "saliency, adaptive, all counted", f"{ig['adaptive']['gradients']:.0f} on average", worst])
+        gradients = f"{ig['adaptive']['gradients']:.0f} on average"
+        rows.append([ig["network"], "saliency, adaptive, all counted", gradients, worst, mean(ig["adaptive"]["maps"])])
     text += "\n\n**Gradients for IG's delta under 1 % of the score's change, image by image.**\n\n"
-    return text + table(["network", "rule", "gradients", "largest delta"], rows)
+    return text + table(["network", "rule", "gradients", "largest delta", "the map's error, mean"], rows)
 
 
 def frozen(part):
@@ -178,6 +180,30 @@ def frozen(part):
             )
     header = ["Burn's own operations", "", "time", "of plain weights", "peak memory", "of that by the gradient"]
     return "**Weights.**\n\n" + table(header, rows)
+
+
+def gpu(part):
+    """Milliseconds of each variant; ratios to PyTorch's best in f32."""
+    variants = list(dict.fromkeys(name for r in part["results"] for name in r["variants"]))
+    rows, far = [], []
+    for r in part["results"]:
+        medians = {name: found["seconds"]["median"] for name, found in r["variants"].items()}
+        plain = min(medians[name] for name in ("PyTorch eager", "PyTorch channels_last"))
+        show = lambda name: f"{1e3 * medians[name]:.1f} ({medians[name] / plain:.2f})" if name in medians else ""
+        rows.append([r["network"], r["title"], *map(show, variants)])
+        distances = {name: f"{found['distance']:.1e}" for name, found in r["variants"].items()}
+        far.append([r["network"], r["title"], *(distances.get(name, "") for name in variants)])
+    versions = ", ".join(f"{name} {part['versions'][name]}" for name in ("saliency", "torch", "captum"))
+    cold, kept = (f["gradients"][0] for f in part["first"])
+    header = ["network", "work", *variants]
+    return (
+        f"**{part['device']['name']}, driver {part['device']['driver']}; ours on {part['ours']['device']}; {versions}.** "
+        f"Milliseconds, in brackets of PyTorch's best in f32. The first gradient of a process takes {cold:.1f} s, "
+        f"and {kept:.1f} s where an earlier process left its compiled and tuned kernels.\n\n"
+        + table(header, rows)
+        + "\n\nRelative L2 distance of the maps from PyTorch's in f32:\n\n"
+        + table(header, far)
+    )
 
 
 def profile(part):
@@ -217,6 +243,8 @@ def markdown(parts):
         "counts": counts,
         "frozen": frozen,
         "profile": profile,
+        "gpu-cuda": gpu,
+        "gpu-wgpu": gpu,
     }
     texts += [make(parts[name]) for name, make in makers.items() if parts.get(name)]
     return "\n\n".join(texts) + "\n"

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """PyTorch + Captum as one process that stays warm.
 
-    serve.py WEIGHTS_DIR
+    serve.py WEIGHTS_DIR [cpu | cuda]
 
 reads one request a line from its input and answers with one line of JSON each, as the Rust
 example `bench` does. {"do": "measure"} takes
@@ -9,7 +9,8 @@ example `bench` does. {"do": "measure"} takes
     network, work, rows, side    what: see works.py
     batch, samples, seed, layer  its options
     input                        a file of raw f32 instead of the images of WEIGHTS_DIR
-    mode                         eager, channels_last, compile, compile_channels_last or bf16
+    mode                         eager, channels_last, compile, compile_channels_last or bf16,
+                                 on CUDA also tf32, which is channels_last with TensorFloat-32
     repeats, save                how often, and a file for the result as raw f32
 
 and answers with the seconds of each repetition; {"do": "memory"} with the process's memory now
@@ -35,15 +36,16 @@ from works import WORKS
 class Peer:
     """A network in one mode, and its input."""
 
-    def __init__(self, folder, name, mode, images):
-        self.name, self.mode, self.images = name, mode, images
-        self.format = torch.channels_last if mode.endswith("channels_last") or mode == "bf16" else torch.contiguous_format
-        self.plain = networks.load(name, folder).to(memory_format=self.format)
+    def __init__(self, folder, name, mode, images, device):
+        self.name, self.mode, self.images, self.device = name, mode, images, device
+        last = mode.endswith("channels_last") or mode in ("bf16", "tf32")
+        self.format = torch.channels_last if last else torch.contiguous_format
+        self.plain = networks.load(name, folder).to(device, memory_format=self.format)
         self.model = self.plain
         if mode.startswith("compile"):
             self.model = torch.compile(self.plain, dynamic=False)
         if mode == "bf16":
-            self.model = InBf16(self.plain)
+            self.model = InBf16(self.plain, device)
         self.folder = folder
         self.delta = None
         self.cached = None
@@ -52,7 +54,7 @@ class Peer:
     def hooked(self):
         """The same with modules that hooks can be put on."""
         if self.cached is None:
-            self.cached = networks.for_hooks(networks.load(self.name, self.folder)).to(memory_format=self.format)
+            self.cached = networks.for_hooks(networks.load(self.name, self.folder)).to(self.device, memory_format=self.format)
         return self.cached
 
     def take(self, rows, side, file):
@@ -62,18 +64,18 @@ class Peer:
         else:
             images = self.images[f"images-{side}"]
             x = images[torch.arange(rows) % len(images)]
-        self.x = x.contiguous(memory_format=self.format)
+        self.x = x.to(self.device).contiguous(memory_format=self.format)
         with torch.no_grad():
             self.target = self.plain(self.x).argmax(1)
 
 
 class InBf16(torch.nn.Module):
-    def __init__(self, model):
+    def __init__(self, model, device):
         super().__init__()
-        self.inner = model
+        self.inner, self.device = model, device
 
     def forward(self, x):
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast(self.device, dtype=torch.bfloat16):
             return self.inner(x).float()
 
     def get_submodule(self, name):
@@ -95,10 +97,13 @@ def forget_peak():
     return memory()
 
 
-def measure(peers, folder, images, request):
+def measure(peers, folder, images, device, request):
     key = (request["network"], request.get("mode", "eager"))
+    if device == "cuda":
+        torch.backends.cudnn.benchmark = True
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = key[1] == "tf32"
     if key not in peers:
-        peers[key] = Peer(folder, *key, images)
+        peers[key] = Peer(folder, *key, images, device)
     peer = peers[key]
     peer.take(request.get("rows", 1), request.get("side", 224), request.get("input"))
     request.setdefault("batch", 8)
@@ -108,7 +113,8 @@ def measure(peers, folder, images, request):
     for _ in range(request.get("repeats", 1)):
         peer.x.grad = None
         start = time.perf_counter()
-        values = WORKS[request["work"]](peer, request)
+        # On this machine's side, which waits for the device.
+        values = WORKS[request["work"]](peer, request).cpu()
         seconds.append(time.perf_counter() - start)
     if request.get("save"):
         values.detach().float().contiguous().numpy().tofile(request["save"])
@@ -118,13 +124,20 @@ def measure(peers, folder, images, request):
     return {"seconds": seconds, "shape": list(values.shape), "delta": peer.delta, "gap": gap}
 
 
-def answer(peers, folder, images, request):
+def about(device):
+    found = {"threads": torch.get_num_threads(), "capability": torch.backends.cpu.get_cpu_capability()}
+    if device == "cuda":
+        found |= {"device": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
+    return found
+
+
+def answer(peers, folder, images, device, request):
     match request["do"]:
         case "measure":
-            return measure(peers, folder, images, request)
+            return measure(peers, folder, images, device, request)
         case "load":
             key = (request["network"], request.get("mode", "eager"))
-            peers[key] = Peer(folder, *key, images)
+            peers[key] = Peer(folder, *key, images, device)
             return memory()
         case "memory":
             return memory()
@@ -132,7 +145,7 @@ def answer(peers, folder, images, request):
             gc.collect()
             return forget_peak()
         case "about":
-            return {"threads": torch.get_num_threads(), "capability": torch.backends.cpu.get_cpu_capability()}
+            return about(device)
         case other:
             raise ValueError(f"unknown request {other}")
 
@@ -142,12 +155,12 @@ def main():
     # What libraries print must not come between the answers.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    folder = Path(sys.argv[1])
+    folder, device = Path(sys.argv[1]), (sys.argv[2:] or ["cpu"])[0]
     images = load_file(folder / "inputs.safetensors")
     peers = {}
     for line in sys.stdin:
         try:
-            found = answer(peers, folder, images, json.loads(line))
+            found = answer(peers, folder, images, device, json.loads(line))
         except Exception as error:
             found = {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
         print(json.dumps(found), file=answers, flush=True)

@@ -100,12 +100,13 @@ def rise(peer, request):
     torch.manual_seed(request["seed"])
     height, width = peer.x.shape[2:]
     cell = [-(-size // GRID) for size in (height, width)]
-    sums, left = torch.zeros(height, width), request["samples"]
+    device = peer.x.device
+    sums, left = torch.zeros(height, width, device=device), request["samples"]
     with torch.no_grad():
         while left > 0:
             count = min(left, request["batch"])
             left -= count
-            cells = (torch.rand(count, 1, GRID, GRID) < 0.5).float()
+            cells = (torch.rand(count, 1, GRID, GRID, device=device) < 0.5).float()
             large = F.interpolate(cells, [(GRID + 1) * c for c in cell], mode="bilinear")
             shifts = (torch.rand(count, 2) * torch.tensor(cell)).long().tolist()
             masks = torch.cat([m[None, :, y : y + height, x : x + width] for m, (y, x) in zip(large, shifts)])

@@ -2,7 +2,7 @@
 //! each, answers out. `tests/bench/serve.py` is the same with PyTorch and Captum.
 //!
 //! ```text
-//! cargo run --release --example bench -- WEIGHTS_DIR
+//! cargo run --release --example bench -- WEIGHTS_DIR [flex | wgpu | cuda]
 //! {"do": "measure", "network": "resnet50", "work": "gradient", "rows": 8, "repeats": 3}
 //! ```
 //!
@@ -22,9 +22,9 @@ use std::{
     time::Instant,
 };
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{DType, Device, Tensor, TensorData};
 use safetensors::SafeTensors;
-use saliency_core::{BatchSize, Goal, Graph, ModeCheck, NoiseDesign, Run, Target};
+use saliency_core::{BatchSize, Goal, Graph, ModeCheck, NoiseDesign, Quadrature, Run, Target};
 use saliency_models::{
     demo,
     scenes::Scenes,
@@ -51,11 +51,15 @@ struct Request {
     samples: usize,
     seed: u64,
     layer: String,
+    /// Of Integrated Gradients.
+    rule: Quadrature,
     tolerance: Option<f64>,
     /// The most steps that it may lead to.
     most: usize,
     design: NoiseDesign,
     replicates: usize,
+    /// f32, f16 or bf16.
+    precision: String,
     repeats: usize,
     save: Option<PathBuf>,
 }
@@ -72,28 +76,31 @@ impl Default for Request {
             samples: 50,
             seed: 0,
             layer: String::new(),
+            rule: Quadrature::default(),
             tolerance: None,
             most: 1600,
             design: NoiseDesign::Independent,
             replicates: 4,
+            precision: "f32".into(),
             repeats: 1,
             save: None,
         }
     }
 }
 
-/// Networks by name and input size.
+/// Networks by name, input size and floating-point type.
 struct Server {
     folder: PathBuf,
     device: Device,
-    graphs: HashMap<(String, usize), Graph>,
+    graphs: HashMap<(String, usize, String), Graph>,
 }
 
 fn main() -> Result<(), Failure> {
-    let folder = std::env::args().nth(1).ok_or("usage: bench WEIGHTS_DIR")?;
+    let mut args = std::env::args().skip(1);
+    let folder = args.next().ok_or("usage: bench WEIGHTS_DIR [DEVICE]")?;
     let mut server = Server {
         folder: folder.into(),
-        device: Device::flex(),
+        device: device(&args.next().unwrap_or_else(|| "flex".into()))?,
         graphs: HashMap::new(),
     };
     for line in stdin().lock().lines() {
@@ -105,6 +112,26 @@ fn main() -> Result<(), Failure> {
         stdout().flush()?;
     }
     Ok(())
+}
+
+fn device(name: &str) -> Result<Device, Failure> {
+    match name {
+        "flex" => Ok(Device::flex()),
+        #[cfg(feature = "wgpu")]
+        "wgpu" => Ok(Device::wgpu(burn::tensor::DeviceKind::DefaultDevice)),
+        #[cfg(feature = "cuda")]
+        "cuda" => Ok(Device::cuda(0)),
+        other => Err(format!("this build has no device {other}").into()),
+    }
+}
+
+fn float_type(name: &str) -> Result<DType, Failure> {
+    match name {
+        "f32" => Ok(DType::F32),
+        "f16" => Ok(DType::F16),
+        "bf16" => Ok(DType::BF16),
+        other => Err(format!("unknown type {other}").into()),
+    }
 }
 
 impl Server {
@@ -124,7 +151,7 @@ impl Server {
             "forget_peak" => Ok(memory::forget_peak()),
             "about" => Ok(json!({
                 "threads": std::thread::available_parallelism()?.get(),
-                "device": "flex",
+                "device": format!("{:?}", self.device),
             })),
             other => Err(format!("unknown request {other}").into()),
         }
@@ -155,7 +182,7 @@ impl Server {
 
     fn prepare(&mut self, request: &Request) -> Result<(Graph, Tensor<4>, Run<'static>), Failure> {
         let graph = self.graph(request)?.clone();
-        let x = self.input(request)?;
+        let x = self.input(request)?.cast(float_type(&request.precision)?);
         let batch = match request.batch {
             0 => BatchSize::default(),
             rows => BatchSize::Rows(rows),
@@ -165,10 +192,15 @@ impl Server {
     }
 
     fn graph(&mut self, request: &Request) -> Result<&Graph, Failure> {
-        let key = (request.network.clone(), request.side);
+        let precision = request.precision.clone();
+        let key = (request.network.clone(), request.side, precision);
         if !self.graphs.contains_key(&key) {
             let path = self.folder.join(format!("{}.safetensors", key.0));
             let graph = load(&key.0, &path, key.1, &self.device)?;
+            let graph = match key.2 == "f32" {
+                true => graph,
+                false => graph.cast(float_type(&key.2)?),
+            };
             self.graphs.insert(key.clone(), graph);
         }
         Ok(&self.graphs[&key])

@@ -79,6 +79,7 @@ fn method(request: &Request) -> Result<Box<dyn Method<4>>, Failure> {
         ),
         "integrated-gradients" => {
             let plain = IntegratedGradients::new().steps(request.samples);
+            let plain = plain.rule(request.rule);
             Box::new(match request.tolerance {
                 Some(tolerance) => plain.tolerance(tolerance).max_steps(request.most),
                 None => plain,

@@ -1,0 +1,115 @@
+"""One GPU: this project on CUDA or wgpu beside PyTorch CUDA + Captum, each in its best batch.
+
+PyTorch runs in f32 (eager and channels_last, TensorFloat-32 off), with TensorFloat-32, and under bf16
+autocast; this project in f32, f16 and bf16. The map of every one is compared with PyTorch's own
+in f32: for bf16 and TensorFloat-32 the distance is what that arithmetic costs.
+"""
+
+import subprocess
+import time
+
+from measure import distance, spread
+from server import Refused, Server
+from warm import EXACT, LAYERS, Cell, gradients
+
+MODES = ("eager", "channels_last", "tf32", "bf16")
+PRECISIONS = {"cuda": ("f32", "f16", "bf16"), "wgpu": ("f32", "f16")}
+BATCH = 50
+FULL = [
+    gradients(1, 10),
+    gradients(8, 10),
+    gradients(64, 3),
+    Cell("SmoothGrad-50", "smoothgrad", repeats=3, sampled=True),
+    Cell("IG-50", "integrated-gradients", repeats=3),
+    Cell("Grad-CAM", "grad-cam", repeats=10, hooks=True),
+    Cell("Guided Backprop", "guided-backprop", repeats=10, hooks=True),
+    Cell("occlusion 16/8", "occlusion", repeats=2, options={"batch": 64}),
+    Cell("RISE-1000", "rise", repeats=2, options={"samples": 1000, "batch": 100}, sampled=True),
+]
+FEW = FULL[:2] + FULL[3:4]
+QUICK = [gradients(1, 5), gradients(8, 2), Cell("SmoothGrad-50", "smoothgrad", sampled=True), FULL[5]]
+CELLS = {"resnet50": FULL, "resnet18": FEW, "squeezenet1_1": FEW, "vit": FEW}
+
+
+def device():
+    """Name and driver, as the driver says them."""
+    query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    try:
+        name, driver = subprocess.run(query, capture_output=True, text=True, check=True).stdout.split(", ")
+        return {"name": name.strip(), "driver": driver.strip()}
+    except (OSError, subprocess.CalledProcessError, ValueError):
+        return {"name": "unknown", "driver": "unknown"}
+
+
+def ask(side, cell, network, limit=300, seed=0, save=None, **more):
+    request = {"do": "measure", "network": network, "work": cell.work, "seed": seed, "repeats": cell.repeats}
+    request |= {"samples": 50, "layer": LAYERS[network], "batch": BATCH} | cell.options | more
+    if save:
+        request["save"] = str(save)
+    return side.ask(limit, **request)
+
+
+def first(command, log_file, log):
+    """Seconds from the start of a process to its first and second gradient of ResNet50: compiling and
+    tuning of kernels, where nothing of an earlier process is left or where its caches are."""
+    found = []
+    for _ in range(2):
+        with Server(command, log_file) as side:
+            start = time.perf_counter()
+            seconds = side.ask(300, do="measure", network="resnet50", work="gradient", batch=1, repeats=2)["seconds"]
+            found.append({"whole": time.perf_counter() - start, "gradients": seconds})
+        log(f"  first gradient: {found[-1]['gradients'][0]:.2f} s, second {found[-1]['gradients'][1]:.3f} s, process {found[-1]['whole']:.1f} s")
+    return found
+
+
+def one(ours, peer, cell, network, precisions, rounds, out, log):
+    """Seconds by variant, and how far its map is from PyTorch's in f32."""
+    sides = {f"saliency {p}": (ours, {"precision": p}) for p in precisions}
+    modes = [m for m in MODES if m != "bf16" or not cell.hooks]
+    sides |= {f"PyTorch {m}": (peer, {"mode": m}) for m in modes}
+    reference = out / "reference.f32"
+    other = out / "other.f32"
+    ask(peer, cell, network, save=reference, repeats=1, mode="eager")
+    if cell.sampled:
+        ask(peer, cell, network, save=other, repeats=1, mode="eager", seed=1)
+        allowed = 1.25 * distance(other, reference)
+    else:
+        allowed = EXACT
+    result = {"network": network, "title": cell.title, "allowed": allowed, "variants": {}}
+    for name, (side, setting) in list(sides.items()):
+        try:
+            # The first compiles and tunes kernels.
+            warm = ask(side, cell, network, save=other, repeats=1, **setting)["seconds"][0]
+        except Refused as reason:
+            log(f"  {network}, {cell.title}, {name}: FAILED: {reason}")
+            del sides[name]
+            continue
+        result["variants"][name] = {"distance": distance(other, reference), "first": warm, "seconds": []}
+    for number in range(rounds):
+        for name, (side, setting) in sides.items():
+            taken = sorted(ask(side, cell, network, seed=number, **setting)["seconds"])
+            result["variants"][name]["seconds"].append(taken[len(taken) // 2])
+    for name, found in result["variants"].items():
+        found["seconds"] = spread(found["seconds"])
+        log(
+            f"  {network}, {cell.title}, {name}: {1e3 * found['seconds']['median']:.2f} ms, first {found['first']:.2f} s, "
+            f"map {found['distance']:.1e} from PyTorch's in f32"
+        )
+    return result
+
+
+def measure(commands, name, networks, rounds, quick, out, log, write):
+    """Results on the device `name` as they come, each handed to `write`, so that a run that is cut
+    off leaves some."""
+    found = {"device": device(), "results": []}
+    found["first"] = first(commands["ours"], out / "ours.log", log)
+    with Server(commands["ours"], out / "ours.log") as ours, Server(commands["peer"], out / "peer.log") as peer:
+        found["peer"], found["ours"] = peer.ask(do="about"), ours.ask(do="about")
+        for network in networks:
+            for cell in QUICK if quick else CELLS[network]:
+                try:
+                    found["results"].append(one(ours, peer, cell, network, PRECISIONS[name], rounds, out, log))
+                except Refused as reason:
+                    log(f"  {network}, {cell.title}: FAILED: {reason}")
+                write(found)
+    return found
