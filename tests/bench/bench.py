@@ -87,6 +87,7 @@ def main():
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--only", default=",".join(PARTS))
     parser.add_argument("--networks", default=",".join(warm.NETWORKS))
+    parser.add_argument("--works", help="of warm processes, measure some works again, such as deeplift,occlusion")
     parser.add_argument("--device", choices=("cpu", *GPUS), default="cpu", help="a GPU instead of the CPU: needs an NVIDIA GPU for PyTorch")
     parser.add_argument("--photo", type=Path, help="a photograph; else a synthetic one")
     parser.add_argument("--write-docs", action="store_true", help="put the tables into docs/benchmarks.md")
@@ -121,10 +122,18 @@ def main():
         with Server(commands["ours"], OUT / "ours.log") as ours, Server(commands["peer"], OUT / "peer.log", compiled) as peer:
             about["peer"] = peer.ask(do="about")
             if "warm" in wanted:
-                results, tunings = warm.measure(ours, peer, networks, rounds, args.quick, OUT, log)
+                last = read("warm") or {}
+                works = args.works.split(",") if args.works else []
+                results, tunings = warm.measure(ours, peer, networks, works, rounds, args.quick, OUT, log, report.tunings(last))
                 tuned = {n: {k: {s: [vars(x) for x in f] for s, f in v.items()} for k, v in t.items()} for n, t in tunings.items()}
-                halves = warm.halved(peer, rounds, tunings["resnet50"], log) if "resnet50" in networks else []
-                write("warm", {**about, "results": results, "tunings": tuned, "bf16": halves})
+                if works:
+                    measured = {(r["network"], r["title"]): r for r in results}
+                    again = lambda r: measured.pop((r["network"], r["title"]), r)
+                    results = [*map(again, last.get("results", [])), *measured.values()]
+                    write("warm", {**about, **last, "results": results, "tunings": {**last.get("tunings", {}), **tuned}})
+                else:
+                    halves = warm.halved(peer, rounds, tunings["resnet50"], log) if "resnet50" in networks else []
+                    write("warm", {**about, "results": results, "tunings": tuned, "bf16": halves})
             tunings = report.tunings(read("warm"))
             if "scaling" in wanted and "resnet50" in tunings:
                 log("scaling")

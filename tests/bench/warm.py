@@ -110,17 +110,22 @@ def one(ours, peer, cell, network, tuned, rounds, out, log):
     return result
 
 
-def measure(ours, peer, networks, rounds, quick, out, log):
-    """Results of all cells, and the tuning of each network."""
+def measure(ours, peer, networks, works, rounds, quick, out, log, known):
+    """Results of all cells, or of some works, and the tuning of each network; `known` are those of
+    the last run, which serve for some works."""
     results, tunings = [], {}
     for network in networks:
         full = network == "resnet50"
         cells = BASIC + (QUICK_MORE if quick else MORE if full else [])
         if quick:
             cells = [c for c in cells if not c.slow] if full else BASIC
+        cells = [c for c in cells if not works or c.work in works]
         kinds = sorted({c.kind for c in cells})
-        log(f"{network}: best configurations")
-        tuned = tunings[network] = tune(ours, peer, network, kinds, quick, log)
+        if works and set(kinds) <= set(known.get(network, {})):
+            tuned = tunings[network] = known[network]
+        else:
+            log(f"{network}: best configurations")
+            tuned = tunings[network] = tune(ours, peer, network, kinds, quick, log)
         for cell in cells:
             count = min(rounds, 3) if cell.slow else rounds
             try:
