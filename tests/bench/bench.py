@@ -87,7 +87,7 @@ def main():
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--only", default=",".join(PARTS))
     parser.add_argument("--networks", default=",".join(warm.NETWORKS))
-    parser.add_argument("--works", help="of warm processes, measure some works again, such as deeplift,occlusion")
+    parser.add_argument("--works", help="measure some works of warm and counts again, such as deeplift,integrated-gradients")
     parser.add_argument("--device", choices=("cpu", *GPUS), default="cpu", help="a GPU instead of the CPU: needs an NVIDIA GPU for PyTorch")
     parser.add_argument("--photo", type=Path, help="a photograph; else a synthetic one")
     parser.add_argument("--write-docs", action="store_true", help="put the tables into docs/benchmarks.md")
@@ -96,9 +96,10 @@ def main():
     unknown = [part for part in wanted if part not in PARTS]
     if unknown:
         parser.error(f"unknown part {unknown[0]}; there are {', '.join(PARTS)}")
-    networks = args.networks.split(",")
-    if set(networks) - set(warm.NETWORKS):
-        parser.error(f"networks are {', '.join(warm.NETWORKS)}")
+    networks, works = args.networks.split(","), args.works.split(",") if args.works else []
+    if set(networks) - {*warm.NETWORKS, "demo"}:
+        parser.error(f"networks are {', '.join(warm.NETWORKS)}, and demo for counts")
+    timed = [network for network in networks if network in warm.NETWORKS]
     rounds = args.rounds or (3 if args.quick else 5)
     saliency = (args.release / "saliency").resolve()
     example = lambda name: (args.release / "examples" / name).resolve()
@@ -116,15 +117,14 @@ def main():
         wanted = []
         commands = {"ours": [*commands["ours"], args.device], "peer": [*commands["peer"], "cuda"]}
         keep = lambda found: write(f"gpu-{args.device}", {**about, **found})
-        gpu.measure(commands, args.device, networks, rounds, args.quick, OUT, log, keep)
+        gpu.measure(commands, args.device, timed, rounds, args.quick, OUT, log, keep)
     compiled = {"TORCHINDUCTOR_CACHE_DIR": str(OUT / "inductor")}
     if {"warm", "scaling", "counts"} & set(wanted):
         with Server(commands["ours"], OUT / "ours.log") as ours, Server(commands["peer"], OUT / "peer.log", compiled) as peer:
             about["peer"] = peer.ask(do="about")
             if "warm" in wanted:
                 last = read("warm") or {}
-                works = args.works.split(",") if args.works else []
-                results, tunings = warm.measure(ours, peer, networks, works, rounds, args.quick, OUT, log, report.tunings(last))
+                results, tunings = warm.measure(ours, peer, timed, works, rounds, args.quick, OUT, log, report.tunings(last))
                 tuned = {n: {k: {s: [vars(x) for x in f] for s, f in v.items()} for k, v in t.items()} for n, t in tunings.items()}
                 if works:
                     measured = {(r["network"], r["title"]): r for r in results}
@@ -140,7 +140,8 @@ def main():
                 write("scaling", {**about, "results": scaling.measure(ours, peer, tunings["resnet50"], min(rounds, 3), log)})
             if "counts" in wanted:
                 log("evaluations for the same answer")
-                write("counts", {**about, **counts.measure(ours, peer, args.quick, OUT, log)})
+                last = read("counts") or {}
+                write("counts", {**about, **counts.measure(ours, peer, args.quick, networks, works, last, OUT, log)})
     tunings = report.tunings(read("warm"))
     if "memory" in wanted and "resnet50" in tunings:
         log("peak memory")

@@ -72,13 +72,13 @@ def apart(got, reference):
     return math.dist(got, reference) / math.hypot(*reference)
 
 
-def integrated_gradients(ours, peer, quick, out, log):
+def integrated_gradients(ours, peer, quick, networks, out, log):
     """Gradients for |delta| under 1 % of the score's change: by Captum's rules with the fewest of
     STEPS that get there, and by this project's adaptive rule, all gradients counted; and how far
     those maps are from one of REFERENCE steps."""
     results = []
     for network, side, rows, batch, rules, most in STUDIES:
-        if quick and network == "resnet50":
+        if network not in networks or (quick and network == "resnet50"):
             continue
         request = {"do": "measure", "network": network, "work": "integrated-gradients"}
         request |= {"rows": rows, "side": side, "batch": batch}
@@ -122,11 +122,19 @@ def captum(peer, request, reference, steps):
     return {"needed": [needed.get(row) for row in rows], "errors": errors, "maps": [maps[row] for row in rows]}
 
 
-def measure(ours, peer, quick, out, log):
-    found = {"smoothgrad": smoothgrad(ours, quick, log)}
+def measure(ours, peer, quick, networks, works, last, out, log):
+    """Of some works, those are measured again on some networks, and the rest is the last run's."""
+    found = {"smoothgrad": last.get("smoothgrad", [])}
+    if not works or "smoothgrad" in works:
+        found["smoothgrad"] = smoothgrad(ours, quick, log)
+    studies = [study[0] for study in STUDIES]
+    if works:
+        studies = [n for n in studies if n in networks and "integrated-gradients" in works]
+    kept = [ig for ig in last.get("ig", []) if works and ig["network"] not in studies]
     try:
-        found["ig"] = integrated_gradients(ours, peer, quick, out, log)
+        found["ig"] = integrated_gradients(ours, peer, quick, studies, out, log) + kept
     except Refused as reason:
         log(f"  IG: FAILED: {reason}")
-        found["ig"] = []
+        found["ig"] = kept
+    found["ig"].sort(key=lambda ig: [study[0] for study in STUDIES].index(ig["network"]))
     return found

@@ -36,10 +36,10 @@ pub enum Quadrature {
     Trapezoid,
     /// The same points with weight 1/n each, as PAIR takes them.
     EvenPair,
-    /// The trapezoid rule with points where they are needed: from 9 evenly spaced ones on, four
-    /// intervals at a time are halved, those with the largest length times norm of the change of
-    /// the integrand between their ends. Of
-    /// [`IntegratedGradients`](crate::IntegratedGradients) only.
+    /// The trapezoid rule with points where they are needed: from 9 evenly spaced ones on, two
+    /// intervals at a time are halved. Taken are those with the largest length times norm of the
+    /// change of the integrand between their ends, or where the integral misses more of the
+    /// score's change than that. Of [`IntegratedGradients`](crate::IntegratedGradients) only.
     Adaptive,
 }
 

@@ -34,7 +34,7 @@ use crate::{
 /// a delta below about 1e-6 of the score is rounding.
 ///
 /// The rule [`Quadrature::Adaptive`] puts the steps where the gradient changes: its maps are about
-/// as good as those of twice as many fixed steps, and with a tolerance it adds steps a few at
+/// as good as those of twice as many fixed steps, and with a tolerance it adds steps two at
 /// a time instead of doubling, and throws none away; the tolerance then holds for each row from
 /// each baseline. It keeps every gradient of the rows that go together until they are done:
 /// memory grows with the steps. `integrated-gradients-adaptive` has it, with a tolerance
