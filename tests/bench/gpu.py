@@ -10,11 +10,12 @@ import time
 
 from measure import distance, spread
 from server import Refused, Server
-from warm import EXACT, LAYERS, Cell, gradients
+from warm import Cell, ask, gradients
 
 MODES = ("eager", "channels_last", "tf32", "bf16")
 PRECISIONS = {"cuda": ("f32", "f16", "bf16"), "wgpu": ("f32", "f16")}
 BATCH = 50
+LIMIT = 300
 FULL = [
     gradients(1, 10),
     gradients(8, 10),
@@ -41,14 +42,6 @@ def device():
         return {"name": "unknown", "driver": "unknown"}
 
 
-def ask(side, cell, network, limit=300, seed=0, save=None, **more):
-    request = {"do": "measure", "network": network, "work": cell.work, "seed": seed, "repeats": cell.repeats}
-    request |= {"samples": 50, "layer": LAYERS[network], "batch": BATCH} | cell.options | more
-    if save:
-        request["save"] = str(save)
-    return side.ask(limit, **request)
-
-
 def first(command, log_file, log):
     """Seconds from the start of a process to its first and second gradient of ResNet50: compiling and
     tuning of kernels, where nothing of an earlier process is left or where its caches are."""
@@ -56,7 +49,7 @@ def first(command, log_file, log):
     for _ in range(2):
         with Server(command, log_file) as side:
             start = time.perf_counter()
-            seconds = side.ask(300, do="measure", network="resnet50", work="gradient", batch=1, repeats=2)["seconds"]
+            seconds = side.ask(LIMIT, do="measure", network="resnet50", work="gradient", batch=1, repeats=2)["seconds"]
             found.append({"whole": time.perf_counter() - start, "gradients": seconds})
         log(f"  first gradient: {found[-1]['gradients'][0]:.2f} s, second {found[-1]['gradients'][1]:.3f} s, process {found[-1]['whole']:.1f} s")
     return found
@@ -64,22 +57,18 @@ def first(command, log_file, log):
 
 def one(ours, peer, cell, network, precisions, rounds, out, log):
     """Seconds by variant, and how far its map is from PyTorch's in f32."""
-    sides = {f"saliency {p}": (ours, {"precision": p}) for p in precisions}
+    variant = lambda side, **setting: (side, {"batch": BATCH, **setting})
+    sides = {f"saliency {p}": variant(ours, precision=p) for p in precisions}
     modes = [m for m in MODES if m != "bf16" or not cell.hooks]
-    sides |= {f"PyTorch {m}": (peer, {"mode": m}) for m in modes}
+    sides |= {f"PyTorch {m}": variant(peer, mode=m) for m in modes}
     reference = out / "reference.f32"
     other = out / "other.f32"
-    ask(peer, cell, network, save=reference, repeats=1, mode="eager")
-    if cell.sampled:
-        ask(peer, cell, network, save=other, repeats=1, mode="eager", seed=1)
-        allowed = 1.25 * distance(other, reference)
-    else:
-        allowed = EXACT
-    result = {"network": network, "title": cell.title, "allowed": allowed, "variants": {}}
+    ask(peer, cell, network, sides["PyTorch eager"][1], save=reference, limit=LIMIT, repeats=1)
+    result = {"network": network, "title": cell.title, "variants": {}}
     for name, (side, setting) in list(sides.items()):
         try:
             # The first compiles and tunes kernels.
-            warm = ask(side, cell, network, save=other, repeats=1, **setting)["seconds"][0]
+            warm = ask(side, cell, network, setting, save=other, limit=LIMIT, repeats=1)["seconds"][0]
         except Refused as reason:
             log(f"  {network}, {cell.title}, {name}: FAILED: {reason}")
             del sides[name]
@@ -87,7 +76,7 @@ def one(ours, peer, cell, network, precisions, rounds, out, log):
         result["variants"][name] = {"distance": distance(other, reference), "first": warm, "seconds": []}
     for number in range(rounds):
         for name, (side, setting) in sides.items():
-            taken = sorted(ask(side, cell, network, seed=number, **setting)["seconds"])
+            taken = sorted(ask(side, cell, network, setting, seed=number, limit=LIMIT)["seconds"])
             result["variants"][name]["seconds"].append(taken[len(taken) // 2])
     for name, found in result["variants"].items():
         found["seconds"] = spread(found["seconds"])

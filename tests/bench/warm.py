@@ -64,12 +64,12 @@ def choose(cell, tuned):
     return {"batch": ours.batch}, {"batch": peer.batch, "mode": peer.mode}
 
 
-def ask(side, cell, network, setting, seed=0, save=None, **more):
+def ask(side, cell, network, setting, seed=0, save=None, limit=900, **more):
     request = {"do": "measure", "network": network, "work": cell.work, "seed": seed, "repeats": cell.repeats}
     request |= {"samples": 50, "layer": LAYERS[network]} | setting | cell.options | more
     if save:
         request["save"] = str(save)
-    return side.ask(900, **request)
+    return side.ask(limit, **request)
 
 
 def agree(ours, peer, cell, network, settings, out):
