@@ -314,7 +314,8 @@ fn is_pointwise(weight: &Value, window: &Window) -> bool {
 }
 
 /// A convolution of single positions as one matrix product of all positions and rows. Without
-/// autotune Burn's GPU convolutions take a direct kernel, which is many times slower. Channels come last in memory, as Burn's convolutions leave them.
+/// autotune Burn's GPU convolutions take a direct kernel, which is many times slower. Channels come
+/// last in memory, as Burn's convolutions leave them.
 fn pointwise(inputs: &[Value], window: &Window) -> Value {
     let x = inputs[0].clone().tensor::<4>();
     let x = match window.stride[..] {

@@ -2,6 +2,7 @@
 
 use super::{
     buffer::Buffer,
+    elementwise::weigh,
     kernel::{
         Isa, Shared, Work,
         functions::{exp, normal, sigmoid, tanh},
@@ -212,15 +213,11 @@ fn line(line: Line) {
 
 /// Multiplies a gradient by derivatives; with `only_positive`, what passes.
 pub(super) fn pass_back(derivatives: &[f32], only_positive: bool, gradient: &mut Buffer) {
-    let geometry = gradient.geometry;
-    let len = geometry.width * geometry.channels;
-    gradient.each_line(|row, y, line| {
-        let slopes = &derivatives[(row * geometry.height + y) * len..][..len];
-        for (value, slope) in line.iter_mut().zip(slopes) {
-            *value *= slope;
-            if only_positive {
-                *value = value.max(0.0);
-            }
+    weigh(gradient, derivatives, |value, slope| {
+        let passed = value * slope;
+        match only_positive {
+            true => passed.max(0.0),
+            false => passed,
         }
     });
 }

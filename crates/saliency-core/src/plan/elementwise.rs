@@ -272,6 +272,18 @@ pub(super) fn max_pool_at(
     });
 }
 
+/// Every value with its factor, of `[rows, positions, channels]`.
+pub(super) fn weigh(buffer: &mut Buffer, factors: &[f32], of: impl Fn(f32, f32) -> f32 + Sync) {
+    let geometry = buffer.geometry;
+    let len = geometry.width * geometry.channels;
+    buffer.each_line(|row, y, line| {
+        let factors = &factors[(row * geometry.height + y) * len..][..len];
+        for (value, factor) in line.iter_mut().zip(factors) {
+            *value = of(*value, *factor);
+        }
+    });
+}
+
 /// Adds gradients where the maxima were. Bands of lines of the target are done side by side,
 /// each with all the outputs that reach into it.
 pub(super) fn max_pool_back(

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use super::{
     Plan,
     buffer::{Buffer, Geometry},
-    elementwise::{Strides, max_pool_back},
+    elementwise::{Strides, max_pool_back, weigh},
     part_of, parts,
     run::{Keep, ReluRule},
     step::Step,
@@ -132,18 +132,6 @@ fn differences(buffer: &Buffer) -> Vec<f32> {
     found
 }
 
-/// Multiplies by factors `[rows, positions, channels]`, changed by `of`.
-pub(super) fn multiply(buffer: &mut Buffer, factors: &[f32], of: impl Fn(f32) -> f32 + Sync) {
-    let geometry = buffer.geometry;
-    let line = geometry.width * geometry.channels;
-    buffer.each_line(|row, y, values| {
-        let factors = &factors[(row * geometry.height + y) * line..][..line];
-        for (value, factor) in values.iter_mut().zip(factors) {
-            *value *= of(*factor);
-        }
-    });
-}
-
 impl Plan {
     /// Whether its only steps that are not linear are ReLUs and maxima.
     pub fn lifts(&self) -> bool {
@@ -215,9 +203,9 @@ impl Plan {
         let mut derivative = self.take(to.geometry, to.rows, true);
         for (maxima, rises) in [(&pair.now, true), (&pair.before, false)] {
             let mut moved = self.copied(arrived);
-            multiply(&mut moved, &pair.rises, |rise| match rises {
-                true => rise.max(0.0),
-                false => rise.min(0.0),
+            weigh(&mut moved, &pair.rises, |value, rise| match rises {
+                true => value * rise.max(0.0),
+                false => value * rise.min(0.0),
             });
             max_pool_back(self.isa, &moved, maxima, &mut shares, strides);
             self.give(Some(moved));

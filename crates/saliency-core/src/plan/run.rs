@@ -10,7 +10,7 @@ use super::{
     copy::{copy, copy_back},
     depthwise::{depthwise, depthwise_back, gate, gate_back},
     elementwise::{combine, max_pool, max_pool_back, mean, mean_back, rectify},
-    lift::{Lifted, multiply},
+    lift::Lifted,
     normalise::{norm, norm_back, softmax_of, softmax_of_back},
     pool::clear_border,
     step::{Conv, Place, Step},
@@ -378,7 +378,7 @@ impl Plan {
                 && let Some(multipliers) = &lifted.multipliers[step.writes()]
                 && self.last_writer(step.writes()) == index
             {
-                multiply(&mut arrived, multipliers, |factor| factor);
+                pass_back(multipliers, false, &mut arrived);
             }
             // The last to add to a gradient applies the ReLU that made the values.
             let relu = |buffer: usize| match &tape.bits[buffer] {
