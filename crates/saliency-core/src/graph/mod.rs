@@ -50,7 +50,7 @@ pub use value::Value;
 use crate::{
     error::Error,
     model::Model,
-    plan::{Plan, Recorded},
+    plan::{Engine, Plan, Recorded},
     run::guarded,
     target::Goal,
 };
@@ -136,11 +136,13 @@ pub struct Graph {
     probabilities: Arc<OnceLock<Graph>>,
 }
 
-/// The graph compiled for the CPU, and the folded graph, each once it has been asked for. A graph
-/// that is made from another one starts without.
+/// The graph compiled for the CPU and for a GPU, and the folded graph, each once it has been asked
+/// for. A graph that is made from another one starts without.
 #[derive(Clone, Default)]
 struct Compiled {
     plan: Arc<OnceLock<Option<Plan>>>,
+    #[cfg(feature = "gpu")]
+    device: Arc<OnceLock<Option<crate::plan::DevicePlan>>>,
     folded: Arc<OnceLock<Graph>>,
 }
 
@@ -205,6 +207,26 @@ impl Graph {
         self.compiled.plan.get_or_init(|| Plan::new(self)).as_ref()
     }
 
+    /// What runs inputs like this without a tape, where something does: f32 on Burn's flex
+    /// device or a GPU.
+    pub(crate) fn engine<const D: usize>(&self, input: &Tensor<D>) -> Option<Engine<'_>> {
+        if let Some(plan) = self.plan(input) {
+            return Some(Engine::Host(plan));
+        }
+        #[cfg(feature = "gpu")]
+        if input.dtype() == DType::F32
+            && input.dims()[0] > 0
+            && self.check_input(&input.dims()).is_ok()
+            && let Some(device) = crate::plan::DevicePlan::device_of(input)
+        {
+            let compiled = &self.compiled.device;
+            let plan = compiled.get_or_init(|| crate::plan::DevicePlan::new(self, &device));
+            let plan = plan.as_ref().filter(|plan| plan.is_on(&device));
+            return plan.map(Engine::Device);
+        }
+        None
+    }
+
     /// [`folded`](Graph::folded), kept for the next call.
     pub(crate) fn folded_once(&self) -> &Graph {
         self.compiled.folded.get_or_init(|| self.folded())
@@ -217,19 +239,21 @@ impl Graph {
         input: &Tensor<D>,
         layers: &[Layer],
     ) -> Result<Option<(Tensor<2>, Recorded)>, Error> {
-        let Some(plan) = self.plan(input) else {
+        let Some(engine) = self.engine(input) else {
             return Ok(None);
         };
         let node = match layers {
             [layer] => self.layer(layer).ok().map(|id| self.node(id).name.clone()),
             _ => None,
         };
-        let node = node.filter(|node| plan.taps(node));
-        let (outputs, tape) = guarded(&input.dims(), || {
-            plan.record(input.clone(), node.as_deref())
+        let node = node.filter(|node| engine.taps(node));
+        let recorded = guarded(&input.dims(), || {
+            engine.record(input.clone(), node.as_deref())
         })??;
-        let recorded = Recorded::new(tape, node, Arc::downgrade(&self.compiled.plan));
-        Ok(Some((outputs, recorded)))
+        Ok(recorded.map(|(outputs, tape)| {
+            let own = Arc::downgrade(&self.compiled.plan);
+            (outputs, Recorded::new(tape, node, own))
+        }))
     }
 
     /// The plain outputs of a goal and the forward pass that gave them, where it was this
@@ -414,9 +438,9 @@ impl<const D: usize> Model<D> for Graph {
     /// turn that into an error.
     fn forward(&self, input: Tensor<D>) -> Tensor<2> {
         if !input.is_tracked()
-            && let Some(plan) = self.plan(&input)
+            && let Some(engine) = self.engine(&input)
         {
-            return plan.run(input);
+            return engine.run(input);
         }
         let graph = self.folded_once();
         let mut values = graph.evaluate(&[(graph.input, input.into())], &[graph.output]);

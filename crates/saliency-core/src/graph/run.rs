@@ -143,17 +143,22 @@ impl Graph {
             && !input.is_tracked()
         {
             let (x, name) = (input.clone().tensor::<4>(), &self.node(layer).name);
-            if let Some(plan) = self.plan(&x).filter(|plan| plan.taps(name)) {
-                let (value, gradient) = guarded(&shape, || {
+            if let Some(engine) = self.engine(&x).filter(|engine| engine.taps(name)) {
+                let found = guarded(&shape, || {
                     if let Some((outputs, recorded)) = self.recorded(goal)
                         && recorded.node.as_ref() == Some(name)
+                        && let Some(tape) = recorded.tape()
                     {
-                        return plan.at_node(outputs, &recorded.tape(), goal);
+                        return engine.at_node(outputs, &tape, goal).map(Some);
                     }
-                    let (outputs, tape) = plan.record(x, Some(name))?;
-                    plan.at_node(&outputs, &tape, goal)
+                    let recorded = engine.record(x, Some(name))?;
+                    recorded
+                        .map(|(outputs, tape)| engine.at_node(&outputs, &tape, goal))
+                        .transpose()
                 })??;
-                return Ok(vec![(value.into(), gradient.into())]);
+                if let Some((value, gradient)) = found {
+                    return Ok(vec![(value.into(), gradient.into())]);
+                }
             }
         }
         if let Some((folded, layers)) = self.folded_at(layers) {

@@ -7,7 +7,7 @@ use crate::{
     graph::Graph,
     method::{Method, check_mode},
     model::Model,
-    plan::{Plan, ReluRule},
+    plan::{Engine, ReluRule},
     recipe::{Recipe, Registered},
     run::{Run, Stage, guarded, join},
     target::Goal,
@@ -108,14 +108,14 @@ pub(crate) fn score_and_gradient<const D: usize>(
 ) -> Result<(Tensor<1>, Tensor<D>), Error> {
     let shape = x.dims();
     if let Some(graph) = model.graph()
-        && let Some(plan) = graph.plan(&x)
+        && let Some(engine) = graph.engine(&x)
     {
         run.count(Evaluations {
             forward: 0,
             gradient: shape[0],
         });
         return guarded(&shape, || {
-            let (outputs, gradient) = planned(graph, plan, x, goal, ReluRule::Derivative)?;
+            let (outputs, gradient) = planned(graph, engine, x, goal, ReluRule::Derivative)?;
             Ok((goal.scores(outputs)?, gradient))
         })?;
     }
@@ -136,23 +136,24 @@ pub(crate) fn score_and_gradient<const D: usize>(
     Ok((plain, gradient))
 }
 
-/// Outputs and the gradient by a plan, from the explained input's own forward pass where that
+/// Outputs and the gradient of a compiled graph, from the explained input's own forward pass where that
 /// was recorded.
 pub(super) fn planned<const D: usize>(
     graph: &Graph,
-    plan: &Plan,
+    engine: Engine,
     x: Tensor<D>,
     goal: &Goal,
     rule: ReluRule,
 ) -> Result<(Tensor<2>, Tensor<D>), Error> {
     if let Some((outputs, recorded)) = graph.recorded(goal)
         && recorded.node.is_none()
+        && let Some(tape) = recorded.tape()
     {
         let seed = goal.seed(outputs)?;
-        let gradient = plan.gradient(&recorded.tape(), seed, x.dims(), rule)?;
+        let gradient = engine.gradient(&tape, seed, x.dims(), rule)?;
         return Ok((outputs.clone(), gradient));
     }
-    plan.outputs_and_gradient(x, rule, |rows, outputs| {
+    engine.outputs_and_gradient(x, rule, |rows, outputs| {
         goal.slice(rows.start, rows.end).seed(outputs)
     })
 }

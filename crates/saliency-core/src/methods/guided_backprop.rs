@@ -57,7 +57,7 @@ impl<const D: usize> Method<D> for GuidedBackprop {
         run: &Run,
     ) -> Result<Outcome<D>, Error> {
         let graph = inside(model, "guided-backprop")?;
-        if let Some(plan) = graph.plan(input) {
+        if let Some(engine) = graph.engine(input) {
             let mut parts = Vec::new();
             let total = input.dims()[0];
             run.batches(Stage::Attributing, total, run.rows(input), |range| {
@@ -69,7 +69,7 @@ impl<const D: usize> Method<D> for GuidedBackprop {
                 });
                 let shape = batch.dims();
                 let found = guarded(&shape, || {
-                    planned(graph, plan, batch, &goal, ReluRule::Guided)
+                    planned(graph, engine, batch, &goal, ReluRule::Guided)
                 });
                 parts.push(found??.1);
                 Ok(())

@@ -32,6 +32,13 @@ pub(super) struct BackSweep {
 }
 
 impl BackSweep {
+    /// Its own weights.
+    #[cfg(feature = "gpu")]
+    pub fn packed(&mut self) -> &mut Packed {
+        let own = self.weights.as_mut();
+        own.expect("portable kernels do not split weights")
+    }
+
     /// Its weights, for a convolution with its own and its input channels.
     pub fn weights<'a>(&'a self, of: &'a Packed, channels: usize) -> Weights<'a> {
         match &self.weights {

@@ -18,6 +18,9 @@ mod compile;
 mod copy;
 mod depthwise;
 mod elementwise;
+mod engine;
+#[cfg(feature = "gpu")]
+mod gpu;
 mod kernel;
 mod lift;
 mod normalise;
@@ -46,8 +49,10 @@ use step::Step;
 use burn::tensor::{Tensor, TensorData};
 
 pub(crate) use changed::Base;
+pub(crate) use engine::{Engine, Tape};
+#[cfg(feature = "gpu")]
+pub(crate) use gpu::Plan as DevicePlan;
 pub(crate) use run::ReluRule;
-use run::Tape;
 
 use crate::{
     error::Error,
@@ -108,11 +113,11 @@ impl Plan {
         &self,
         input: Tensor<D>,
         node: Option<&str>,
-    ) -> Result<(Tensor<2>, Tape), Error> {
+    ) -> Result<(Tensor<2>, run::Tape), Error> {
         let (rows, device) = (input.dims()[0], input.device());
         let values = input.try_into_vec_as::<f32>().map_err(Error::device)?;
         let tap = node.map(|node| self.named[node]);
-        let (mut outputs, mut tape) = (Vec::new(), None::<Tape>);
+        let (mut outputs, mut tape) = (Vec::new(), None::<run::Tape>);
         for range in self.parts(rows) {
             let values = part_of(&values, rows, &range);
             let (some, recorded) = self.forward_taped(values, range.len(), tap);
@@ -130,7 +135,7 @@ impl Plan {
     /// The gradient at the input, shaped like it, from that at the outputs.
     pub fn gradient<const D: usize>(
         &self,
-        tape: &Tape,
+        tape: &run::Tape,
         seed: Tensor<2>,
         shape: [usize; D],
         rule: ReluRule,
@@ -194,7 +199,7 @@ impl Plan {
     pub fn at_node(
         &self,
         outputs: &Tensor<2>,
-        tape: &Tape,
+        tape: &run::Tape,
         goal: &Goal,
     ) -> Result<(Tensor<4>, Tensor<4>), Error> {
         let (rows, device) = (tape.rows(), outputs.device());
@@ -285,11 +290,11 @@ impl Recorded {
         }
     }
 
-    /// The tape of exactly these rows.
-    pub fn tape(&self) -> Cow<'_, Tape> {
+    /// The tape of exactly these rows, where it can be had.
+    pub fn tape(&self) -> Option<Cow<'_, Tape>> {
         match self.rows.iter().copied().eq(0..self.tape.rows()) {
-            true => Cow::Borrowed(&self.tape),
-            false => Cow::Owned(self.tape.select(&self.rows)),
+            true => Some(Cow::Borrowed(&self.tape)),
+            false => self.tape.select(&self.rows).map(Cow::Owned),
         }
     }
 }

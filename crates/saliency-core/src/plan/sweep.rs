@@ -64,6 +64,20 @@ impl Packed {
         Packed { positions, ..self }
     }
 
+    /// Takes the weights out, as `[rows][channels]`, with how many there are of each.
+    #[cfg(feature = "gpu")]
+    pub fn take(&mut self) -> (usize, usize, Vec<f32>) {
+        let mut weights = vec![0.0; self.rows * self.channels];
+        for index in 0..self.panels() {
+            let (from, some, lanes, panel) = self.panel(index);
+            for (row, line) in panel.chunks_exact(lanes).enumerate() {
+                weights[row * self.channels + from..][..some].copy_from_slice(&line[..some]);
+            }
+        }
+        self.data = Vec::new();
+        (self.rows, self.channels, weights)
+    }
+
     pub fn panels(&self) -> usize {
         self.channels.div_ceil(self.width)
     }

@@ -99,7 +99,8 @@ fn recorded_passes_give_the_same_gradients() {
     let goal = Goal::resolve(&vec![0; 5].into(), &outputs).unwrap();
     let goal = goal.with_record(Some(recorded)).select(&rows);
     let (_, recorded) = graph.recorded(&goal).expect("its own pass");
-    let plan = graph.plan(&x).unwrap();
+    let engine = graph.engine(&x).unwrap();
+    let tape = recorded.tape().unwrap();
     let chosen = crate::target::select_rows(x.clone(), &rows);
     let want = Gradient.explain(
         &graph.cast(DType::F64),
@@ -111,8 +112,8 @@ fn recorded_passes_give_the_same_gradients() {
         .unwrap()
         .seed(&outputs)
         .unwrap();
-    let got: Tensor<4> = plan
-        .gradient(&recorded.tape(), seed, chosen.dims(), ReluRule::Derivative)
+    let got: Tensor<4> = engine
+        .gradient(&tape, seed, chosen.dims(), ReluRule::Derivative)
         .unwrap();
     assert_close(got.clone(), want.unwrap().values.cast(got.dtype()), 1e-5);
     // Another graph does not take it for its own.
@@ -212,6 +213,8 @@ mod shapes {
                 assert_close(got, want.values.clone(), 1e-4);
                 lift_agrees(&plan, &graph.cast(DType::F64), &x);
             }
+            #[cfg(feature = "wgpu")]
+            assert!(crate::plan::gpu::agrees(&graph, &x, &want_outputs, &want.values));
         }
     }
 }
@@ -250,6 +253,8 @@ mod tokens {
         let columns = want_outputs.dims()[1];
         let want = Gradient.explain(&wide, wide_x, 1).unwrap();
         let want = want.values.cast(x.dtype());
+        #[cfg(feature = "wgpu")]
+        crate::plan::gpu::agrees(graph, &x, &want_outputs, &want);
         for isa in Isa::all() {
             let plan = Plan::with(graph, isa).expect("a plan");
             let (outputs, tape) = plan.forward_taped(&host(&x), rows, None);

@@ -1,0 +1,614 @@
+//! Launching kernels.
+
+use cubecl::{calculate_cube_count_elemwise, client::Client, prelude::*, server::Handle};
+
+use super::{
+    Finish, Other, Reads, ReadsLaunch, Writes, WritesLaunch, pointwise,
+    product::{self as products, DEPTH, Depths, DepthsLaunch, SIDE, Tile, WIDE},
+};
+use crate::plan::buffer::Geometry;
+
+/// Values of a batch on the device: `[rows, height, width, channels]`.
+#[derive(Clone)]
+pub struct Values {
+    handle: Handle,
+    pub rows: usize,
+    pub height: usize,
+    pub width: usize,
+    pub channels: usize,
+}
+
+impl Values {
+    /// Memory for them.
+    pub fn empty(client: &Client, geometry: Geometry, rows: usize) -> Self {
+        let Geometry {
+            height,
+            width,
+            channels,
+            ..
+        } = geometry;
+        Values {
+            handle: client.empty(rows * height * width * channels * size_of::<f32>()),
+            rows,
+            height,
+            width,
+            channels,
+        }
+    }
+
+    /// Memory for others like these.
+    pub fn like(&self, client: &Client) -> Self {
+        Values {
+            handle: client.empty(self.len() * size_of::<f32>()),
+            ..*self
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.rows * self.positions() * self.channels
+    }
+
+    fn positions(&self) -> usize {
+        self.height * self.width
+    }
+
+    /// How many values kernels take at once.
+    fn lanes(&self) -> usize {
+        lanes([self.channels])
+    }
+
+    fn arg(&self, lanes: usize) -> BufferArg {
+        argument(&self.handle, self.len() / lanes)
+    }
+
+    /// All positions, each an output.
+    fn writes(&self) -> WritesLaunch {
+        Writes {
+            count: (self.rows * self.positions()) as u32,
+            grid_y: self.height as u32,
+            grid_x: self.width as u32,
+            height: self.height as u32,
+            width: self.width as u32,
+            pitch: self.channels as u32,
+            first: 0,
+            channels: self.channels as u32,
+            origin_y: 0,
+            origin_x: 0,
+            step_y: 1,
+            step_x: 1,
+        }
+        .launched()
+    }
+}
+
+/// Four where all of these are multiples of it.
+fn lanes<const N: usize>(of: [usize; N]) -> usize {
+    match of.iter().all(|n| n.is_multiple_of(4)) {
+        true => 4,
+        false => 1,
+    }
+}
+
+fn argument(handle: &Handle, length: usize) -> BufferArg {
+    // SAFETY: the callers pass the length the memory was made with.
+    unsafe { BufferArg::from_raw_parts(handle.clone(), length) }
+}
+
+impl Reads {
+    fn launched(self) -> ReadsLaunch {
+        ReadsLaunch::new(
+            self.height,
+            self.width,
+            self.pitch,
+            self.first,
+            self.channels,
+            self.origin_y,
+            self.origin_x,
+            self.step_y,
+            self.step_x,
+            self.window_y,
+            self.window_x,
+        )
+    }
+
+    fn check(&self, source: &Values) {
+        let sizes = [self.height, self.width, self.pitch].map(|n| n as usize);
+        assert_eq!(sizes, [source.height, source.width, source.channels]);
+        assert!(self.first + self.channels <= self.pitch);
+    }
+}
+
+impl Writes {
+    fn launched(self) -> WritesLaunch {
+        WritesLaunch::new(
+            self.count,
+            self.grid_y,
+            self.grid_x,
+            self.height,
+            self.width,
+            self.pitch,
+            self.first,
+            self.channels,
+            self.origin_y,
+            self.origin_x,
+            self.step_y,
+            self.step_x,
+        )
+    }
+
+    fn check(&self, out: &Values) {
+        let sizes = [self.height, self.width, self.pitch].map(|n| n as usize);
+        assert_eq!(sizes, [out.height, out.width, out.channels]);
+        assert!(self.first + self.channels <= self.pitch);
+        assert!(self.origin_y + (self.grid_y - 1) * self.step_y < self.height);
+        assert!(self.origin_x + (self.grid_x - 1) * self.step_x < self.width);
+        assert_eq!(
+            self.count as usize,
+            out.rows * (self.grid_y * self.grid_x) as usize
+        );
+    }
+}
+
+/// Weights: `[window, channels out]`, filled up with zeros to whole tiles.
+pub struct Matrix {
+    handle: Handle,
+    depth: usize,
+    wide: usize,
+    channels: usize,
+    bias: Option<Handle>,
+}
+
+impl Matrix {
+    /// From a function of the value of the window and the channel.
+    pub fn new(
+        client: &Client,
+        rows: usize,
+        channels: usize,
+        bias: Option<&[f32]>,
+        weight: impl Fn(usize, usize) -> f32,
+    ) -> Self {
+        let (depth, wide) = (
+            rows.next_multiple_of(DEPTH),
+            channels.next_multiple_of(WIDE),
+        );
+        let mut data = vec![0.0; depth * wide];
+        for (row, line) in data.chunks_exact_mut(wide).take(rows).enumerate() {
+            for (channel, value) in line[..channels].iter_mut().enumerate() {
+                *value = weight(row, channel);
+            }
+        }
+        if let Some(bias) = bias {
+            assert_eq!(bias.len(), channels);
+        }
+        Matrix {
+            handle: client.create_from_slice(f32::as_bytes(&data)),
+            depth,
+            wide,
+            channels,
+            bias: bias.map(|bias| client.create_from_slice(f32::as_bytes(bias))),
+        }
+    }
+
+    fn arg(&self, lanes: usize) -> BufferArg {
+        argument(&self.handle, self.depth * self.wide / lanes)
+    }
+}
+
+/// What is done with values besides, before they are written.
+#[derive(Clone, Copy, Default)]
+pub struct Extra<'a> {
+    pub accumulate: bool,
+    pub relu: bool,
+    pub other: Option<(&'a Values, Other)>,
+}
+
+impl Extra<'_> {
+    fn finish(&self, out: &Values, bias: bool) -> Finish {
+        if let Some((values, _)) = self.other {
+            assert_eq!(values.len(), out.len());
+        }
+        Finish {
+            bias,
+            accumulate: self.accumulate,
+            relu: self.relu,
+            other: self.other.map_or(Other::None, |(_, other)| other),
+        }
+    }
+
+    /// The other values, or anything that the kernel reads and will not read as such.
+    fn arg(&self, lanes: usize, instead: impl FnOnce() -> BufferArg) -> BufferArg {
+        match self.other {
+            Some((values, _)) => values.arg(lanes),
+            None => instead(),
+        }
+    }
+}
+
+/// Cubes that keep a GPU busy.
+const BUSY: usize = 256;
+/// Fewest depths of a part of a product.
+const SHORTEST: usize = 4;
+
+/// Windows of `source` times weights.
+pub fn product(
+    client: &Client,
+    source: &Values,
+    reads: Reads,
+    weights: &Matrix,
+    out: &mut Values,
+    writes: Writes,
+    extra: Extra,
+) {
+    reads.check(source);
+    writes.check(out);
+    assert_eq!(source.rows, out.rows);
+    assert_eq!(writes.channels as usize, weights.channels);
+    let values = (reads.window_y * reads.window_x * reads.channels) as usize;
+    assert_eq!(values.next_multiple_of(DEPTH), weights.depth);
+
+    let count = writes.count as usize;
+    let cubes = |high: usize| count.div_ceil(high * SIDE) * (weights.wide / WIDE);
+    let high = if cubes(8) >= BUSY { 8 } else { 4 };
+    let depths = weights.depth / DEPTH;
+    let parts = match cubes(high) * 2 > BUSY {
+        true => 1,
+        false => BUSY.div_ceil(cubes(high)).min(depths / SHORTEST).max(1),
+    };
+    let each = depths.div_ceil(parts);
+    let parts = depths.div_ceil(each);
+
+    let read = lanes([reads.pitch, reads.first, reads.channels].map(|n| n as usize));
+    let written = lanes([writes.pitch, writes.first, writes.channels].map(|n| n as usize));
+    let finish = extra.finish(out, weights.bias.is_some());
+    let bias = |lanes: usize| match &weights.bias {
+        Some(bias) => argument(bias, weights.channels / lanes),
+        None => weights.arg(lanes),
+    };
+    let cube_count = CubeCount::Static(
+        count.div_ceil(high * SIDE) as u32,
+        (weights.wide / WIDE) as u32,
+        parts as u32,
+    );
+    let cube_dim = CubeDim::new_1d((SIDE * SIDE) as u32);
+    let of = Depths {
+        each: each as u32,
+        all: depths as u32,
+        spacing: (weights.wide / 4) as u32,
+    };
+    let of = DepthsLaunch::new(of.each, of.all, of.spacing);
+    let tile = Tile {
+        high,
+        vectors: read == 4,
+        partial: parts > 1,
+    };
+    if parts == 1 {
+        // SAFETY: reads, writes and weights were checked against the buffers' sizes.
+        unsafe {
+            products::product::launch_unchecked(
+                client,
+                cube_count,
+                cube_dim,
+                read,
+                written,
+                source.arg(read),
+                weights.arg(4),
+                bias(written),
+                extra.arg(written, || weights.arg(written)),
+                out.arg(written),
+                reads.launched(),
+                writes.launched(),
+                of,
+                tile,
+                finish,
+            );
+        }
+        return;
+    }
+    let length = parts * count * weights.wide;
+    let sums = client.empty(length * size_of::<f32>());
+    // SAFETY: as above; the sums take `parts * count` lines of all channels.
+    unsafe {
+        products::product::launch_unchecked(
+            client,
+            cube_count,
+            cube_dim,
+            read,
+            4,
+            source.arg(read),
+            weights.arg(4),
+            weights.arg(4),
+            weights.arg(4),
+            argument(&sums, length / 4),
+            reads.launched(),
+            writes.launched(),
+            of,
+            tile,
+            Finish::default(),
+        );
+    }
+    let units = count * weights.channels / written;
+    let cube_dim = CubeDim::new(client, units);
+    // SAFETY: as above.
+    unsafe {
+        products::sum_parts::launch_unchecked(
+            client,
+            calculate_cube_count_elemwise(client, units, cube_dim),
+            cube_dim,
+            written,
+            argument(&sums, length / written),
+            bias(written),
+            extra.arg(written, || weights.arg(written)),
+            out.arg(written),
+            writes.launched(),
+            parts as u32,
+            (weights.wide / written) as u32,
+            finish,
+        );
+    }
+}
+
+/// Weights for [`gather`]: `[window][inputs][outputs]`.
+pub struct Narrow {
+    handle: Handle,
+    length: usize,
+}
+
+impl Narrow {
+    pub fn new(client: &Client, data: &[f32]) -> Self {
+        Narrow {
+            handle: client.create_from_slice(f32::as_bytes(data)),
+            length: data.len(),
+        }
+    }
+}
+
+/// The input gradient of a convolution of few input channels.
+pub fn gather(
+    client: &Client,
+    gradient: &Values,
+    reads: Reads,
+    weights: &Narrow,
+    out: &mut Values,
+    extra: Extra,
+) {
+    reads.check(gradient);
+    assert_eq!(gradient.rows, out.rows);
+    let values = reads.window_y * reads.window_x * reads.channels;
+    assert_eq!(values as usize * out.channels, weights.length);
+    let read = lanes([reads.pitch, reads.first, reads.channels].map(|n| n as usize));
+    let finish = extra.finish(out, false);
+    let cube_dim = CubeDim::new(client, out.len());
+    // SAFETY: the sizes were checked against the buffers'.
+    unsafe {
+        products::gather::launch_unchecked(
+            client,
+            calculate_cube_count_elemwise(client, out.len(), cube_dim),
+            cube_dim,
+            read,
+            gradient.arg(read),
+            argument(&weights.handle, weights.length / read),
+            extra.arg(1, || argument(&weights.handle, weights.length)),
+            out.arg(1),
+            reads.launched(),
+            out.writes(),
+            finish,
+        );
+    }
+}
+
+/// Single values: `a` or nothing, and what is done besides.
+pub fn combine(client: &Client, a: Option<&Values>, out: &mut Values, extra: Extra) {
+    let lanes = out.lanes();
+    if let Some(a) = a {
+        assert_eq!(a.len(), out.len());
+    }
+    let finish = extra.finish(out, false);
+    let any = a.or(extra.other.map(|(values, _)| values));
+    let any = any.expect("something is combined");
+    let units = out.len() / lanes;
+    let cube_dim = CubeDim::new(client, units);
+    // SAFETY: all buffers are as long as `out`.
+    unsafe {
+        pointwise::combine::launch_unchecked(
+            client,
+            calculate_cube_count_elemwise(client, units, cube_dim),
+            cube_dim,
+            lanes,
+            a.unwrap_or(any).arg(lanes),
+            extra.arg(lanes, || any.arg(lanes)),
+            out.arg(lanes),
+            a.is_some(),
+            finish,
+        );
+    }
+}
+
+/// Fills memory with zeros.
+pub fn zeros(client: &Client, out: &mut Values) {
+    let lanes = out.lanes();
+    let units = out.len() / lanes;
+    let cube_dim = CubeDim::new(client, units);
+    // SAFETY: the kernel stops at the end of `out`.
+    unsafe {
+        pointwise::zeros::launch_unchecked(
+            client,
+            calculate_cube_count_elemwise(client, units, cube_dim),
+            cube_dim,
+            lanes,
+            out.arg(lanes),
+        );
+    }
+}
+
+/// From `[rows, channels, height, width]`, of as many values.
+pub fn to_values(client: &Client, planes: &Handle, out: &mut Values) {
+    let cube_dim = CubeDim::new(client, out.len());
+    // SAFETY: the callers pass planes of as many values.
+    unsafe {
+        pointwise::to_values::launch_unchecked(
+            client,
+            calculate_cube_count_elemwise(client, out.len(), cube_dim),
+            cube_dim,
+            argument(planes, out.len()),
+            out.arg(1),
+            out.positions() as u32,
+            out.channels as u32,
+        );
+    }
+}
+
+/// As `[rows, channels, height, width]`.
+pub fn to_planes(client: &Client, values: &Values) -> Handle {
+    if values.positions() == 1 || values.channels == 1 {
+        return values.handle.clone();
+    }
+    let out = client.empty(values.len() * size_of::<f32>());
+    let cube_dim = CubeDim::new(client, values.len());
+    // SAFETY: both are as long as the values.
+    unsafe {
+        pointwise::to_planes::launch_unchecked(
+            client,
+            calculate_cube_count_elemwise(client, values.len(), cube_dim),
+            cube_dim,
+            values.arg(1),
+            argument(&out, values.len()),
+            values.positions() as u32,
+            values.channels as u32,
+        );
+    }
+    out
+}
+
+/// How windows of a pool move.
+#[derive(Clone, Copy)]
+pub struct Pooling {
+    pub window: [usize; 2],
+    pub step: [usize; 2],
+    pub padding: [usize; 2],
+    pub dilation: [usize; 2],
+}
+
+impl Pooling {
+    fn reads(&self, of: &Values) -> ReadsLaunch {
+        Reads {
+            height: of.height as u32,
+            width: of.width as u32,
+            pitch: of.channels as u32,
+            first: 0,
+            channels: of.channels as u32,
+            origin_y: -(self.padding[0] as i32),
+            origin_x: -(self.padding[1] as i32),
+            step_y: self.step[0] as i32,
+            step_x: self.step[1] as i32,
+            window_y: self.window[0] as u32,
+            window_x: self.window[1] as u32,
+        }
+        .launched()
+    }
+}
+
+/// The largest value of each window. Returns which it was, as wide as the values.
+pub fn max_pool(client: &Client, source: &Values, pooling: Pooling, out: &mut Values) -> Values {
+    assert_eq!([source.rows, source.channels], [out.rows, out.channels]);
+    let lanes = out.lanes();
+    let places = out.like(client);
+    let units = out.len() / lanes;
+    let cube_dim = CubeDim::new(client, units);
+    // SAFETY: `places` is as long as `out`, and reads outside the source are left out.
+    unsafe {
+        pointwise::max_pool::launch_unchecked(
+            client,
+            calculate_cube_count_elemwise(client, units, cube_dim),
+            cube_dim,
+            lanes,
+            source.arg(lanes),
+            out.arg(lanes),
+            places.arg(lanes),
+            pooling.reads(source),
+            out.writes(),
+            pooling.dilation[0] as u32,
+            pooling.dilation[1] as u32,
+        );
+    }
+    places
+}
+
+/// Gradients to where the maxima were.
+pub fn max_pool_back(
+    client: &Client,
+    gradient: &Values,
+    places: &Values,
+    pooling: Pooling,
+    out: &mut Values,
+    extra: Extra,
+) {
+    assert_eq!(gradient.len(), places.len());
+    assert_eq!([gradient.rows, gradient.channels], [out.rows, out.channels]);
+    let lanes = out.lanes();
+    let finish = extra.finish(out, false);
+    let units = out.len() / lanes;
+    let cube_dim = CubeDim::new(client, units);
+    // SAFETY: `places` is as long as the gradient, and outputs outside it are left out.
+    unsafe {
+        pointwise::max_pool_back::launch_unchecked(
+            client,
+            calculate_cube_count_elemwise(client, units, cube_dim),
+            cube_dim,
+            lanes,
+            gradient.arg(lanes),
+            places.arg(lanes),
+            extra.arg(lanes, || gradient.arg(lanes)),
+            out.arg(lanes),
+            pooling.reads(gradient),
+            out.writes(),
+            pooling.dilation[0] as u32,
+            pooling.dilation[1] as u32,
+            finish,
+        );
+    }
+}
+
+/// The mean over all positions, to the only one.
+pub fn mean(client: &Client, source: &Values, out: &mut Values) {
+    assert_eq!(out.len(), source.rows * source.channels);
+    let lanes = source.lanes();
+    let units = out.len() / lanes;
+    let cube_dim = CubeDim::new(client, units);
+    // SAFETY: `out` has one position for those of `source`.
+    unsafe {
+        pointwise::mean::launch_unchecked(
+            client,
+            calculate_cube_count_elemwise(client, units, cube_dim),
+            cube_dim,
+            lanes,
+            source.arg(lanes),
+            out.arg(lanes),
+            source.positions() as u32,
+            (source.channels / lanes) as u32,
+        );
+    }
+}
+
+/// The gradient at a mean to all positions.
+pub fn mean_back(client: &Client, gradient: &Values, out: &mut Values, extra: Extra) {
+    assert_eq!(gradient.len(), out.rows * out.channels);
+    let lanes = out.lanes();
+    let finish = extra.finish(out, false);
+    let units = out.len() / lanes;
+    let cube_dim = CubeDim::new(client, units);
+    // SAFETY: `gradient` has one position for those of `out`.
+    unsafe {
+        pointwise::mean_back::launch_unchecked(
+            client,
+            calculate_cube_count_elemwise(client, units, cube_dim),
+            cube_dim,
+            lanes,
+            gradient.arg(lanes),
+            extra.arg(lanes, || gradient.arg(lanes)),
+            out.arg(lanes),
+            out.positions() as u32,
+            (out.channels / lanes) as u32,
+            finish,
+        );
+    }
+}

@@ -1,0 +1,329 @@
+//! A plan on a GPU: the same steps as on the CPU, each one kernel of this crate, on whatever
+//! device Burn's CubeCL backend runs (wgpu, Vulkan, Metal, CUDA, ROCm).
+//!
+//! Convolutions and linear layers are products of windows and weights with bias, residual
+//! addition and ReLU fused to them, forward and backward. Nothing comes to the host: input,
+//! outputs and gradients are Burn's tensors, and what the backward pass needs stays in the
+//! memory of the device. Values are f32 and products are added up in f32.
+
+mod kernel;
+mod run;
+
+#[cfg(all(test, feature = "wgpu"))]
+mod tests;
+#[cfg(all(test, feature = "wgpu"))]
+pub(super) use tests::agrees;
+
+use std::{any::Any, ops::Range};
+
+use burn::{
+    backend::{BackendTensor, DispatchAutodiffContext, DispatchTensor, DispatchTensorKind},
+    tensor::{DType, Tensor},
+};
+use burn_cubecl::{CubeDevice, kernel::into_contiguous, tensor::CubeTensor};
+use cubecl::client::Client;
+
+use self::kernel::{Matrix, Narrow, Values, to_planes, to_values};
+use super::{
+    back::Back,
+    buffer::Geometry,
+    kernel::Isa,
+    parts,
+    run::ReluRule,
+    step::{Conv, Step},
+    sweep::Packed,
+};
+use crate::{error::Error, graph::Graph, target::Goal};
+pub(crate) use run::Tape;
+
+/// A GPU.
+#[derive(Clone)]
+pub(crate) struct Device {
+    client: Client,
+    device: CubeDevice,
+}
+
+/// A graph compiled for a GPU.
+pub(crate) struct Plan {
+    client: Client,
+    device: CubeDevice,
+    /// Whose steps these are; its weights are on the device only.
+    plan: super::Plan,
+    /// By step.
+    layers: Vec<Option<Layer>>,
+    /// How many go through at once.
+    rows: usize,
+}
+
+/// A convolution or linear layer.
+struct Layer {
+    weights: Matrix,
+    back: LayerBack,
+}
+
+enum LayerBack {
+    /// By sweep.
+    Sweeps(Vec<Matrix>),
+    /// For few input channels.
+    Gather(Narrow),
+}
+
+/// Units and shared memory that the kernels need.
+const UNITS: u32 = 256;
+const SHARED: usize = 16 << 10;
+
+impl Plan {
+    /// `None` where the graph has operations that these kernels do not know, or the device is
+    /// too small for them.
+    pub fn new(graph: &Graph, device: &Device) -> Option<Self> {
+        let Device { client, device } = device.clone();
+        let hardware = &client.properties().hardware;
+        if hardware.max_units_per_cube < UNITS || hardware.max_shared_memory_size < SHARED {
+            return None;
+        }
+        let mut plan = super::Plan::with(graph, Isa::Portable)?;
+        let known = |step: &Step| {
+            matches!(
+                step,
+                Step::Conv(_)
+                    | Step::MaxPool { .. }
+                    | Step::Mean { .. }
+                    | Step::Add { .. }
+                    | Step::Relu { .. }
+            )
+        };
+        if !plan.steps.iter().all(known) {
+            return None;
+        }
+        let layers = plan
+            .steps
+            .iter_mut()
+            .map(|step| match step {
+                Step::Conv(conv) => Some(layer(&client, conv, &plan.buffers)),
+                _ => None,
+            })
+            .collect();
+        let rows = rows_at_once(&client, &plan.buffers);
+        (rows > 0).then_some(Plan {
+            client,
+            device,
+            plan,
+            layers,
+            rows,
+        })
+    }
+
+    /// The GPU a tensor is on, if it is one.
+    pub fn device_of<const D: usize>(input: &Tensor<D>) -> Option<Device> {
+        let CubeTensor { client, device, .. } = taken(input.clone().into_dispatch())?;
+        Some(Device { client, device })
+    }
+
+    pub fn is_on(&self, device: &Device) -> bool {
+        self.device == device.device
+    }
+
+    /// Outputs of a batch.
+    pub fn run<const D: usize>(&self, input: Tensor<D>) -> Tensor<2> {
+        let rows = input.dims()[0];
+        let outputs = self
+            .parts(rows)
+            .map(|range| self.forward(&narrowed(&input, &range), false, None).0);
+        joined(outputs.collect())
+    }
+
+    /// Outputs of a batch, and what a backward pass to the input needs, or one to a node. `None`
+    /// where the batch does not go through at once.
+    pub fn record<const D: usize>(
+        &self,
+        input: Tensor<D>,
+        node: Option<&str>,
+    ) -> Result<Option<(Tensor<2>, Tape)>, Error> {
+        if input.dims()[0] > self.rows {
+            return Ok(None);
+        }
+        let tap = node.map(|node| self.plan.named[node]);
+        Ok(Some(self.forward(&input, true, tap)))
+    }
+
+    /// The gradient at the input, shaped like it, from that at the outputs.
+    pub fn gradient<const D: usize>(
+        &self,
+        tape: &Tape,
+        seed: Tensor<2>,
+        rule: ReluRule,
+    ) -> Result<Tensor<D>, Error> {
+        let seed = self.values(seed, self.plan.output);
+        Ok(self.tensor(&self.backward(tape, seed, rule)))
+    }
+
+    /// Outputs of a batch and the gradient at the input, from `seed`: the gradient at the
+    /// outputs of some of its rows.
+    pub fn outputs_and_gradient<const D: usize>(
+        &self,
+        input: Tensor<D>,
+        rule: ReluRule,
+        seed: impl Fn(Range<usize>, &Tensor<2>) -> Result<Tensor<2>, Error>,
+    ) -> Result<(Tensor<2>, Tensor<D>), Error> {
+        let (mut all, mut gradients) = (Vec::new(), Vec::new());
+        for range in self.parts(input.dims()[0]) {
+            let part = narrowed(&input, &range);
+            let shape = part.dims();
+            let (outputs, tape) = self.forward(&part, true, None);
+            let seed = seed(range, &outputs)?;
+            let gradient: Tensor<D> = self.gradient(&tape, seed, rule)?;
+            all.push(outputs);
+            gradients.push(gradient.reshape(shape));
+        }
+        Ok((joined(all), joined(gradients)))
+    }
+
+    /// Whether a node's values and the gradient at them can be had.
+    pub fn taps(&self, node: &str) -> bool {
+        self.plan.taps(node)
+    }
+
+    /// The values of the node that a batch was recorded for and the gradient of the score at
+    /// them, `[rows, channels, height, width]` each.
+    pub fn at_node(
+        &self,
+        outputs: &Tensor<2>,
+        tape: &Tape,
+        goal: &Goal,
+    ) -> Result<(Tensor<4>, Tensor<4>), Error> {
+        let gradient = self.gradient(tape, goal.seed(outputs)?, ReluRule::Derivative)?;
+        Ok((self.tensor(tape.tapped()), gradient))
+    }
+
+    fn parts(&self, rows: usize) -> impl Iterator<Item = Range<usize>> + use<> {
+        parts(rows, self.rows)
+    }
+
+    fn forward<const D: usize>(
+        &self,
+        input: &Tensor<D>,
+        keep: bool,
+        tap: Option<usize>,
+    ) -> (Tensor<2>, Tape) {
+        let values = self.values(input.clone(), self.plan.input);
+        let (outputs, tape) = self.pass(values, keep, tap);
+        (self.tensor(&outputs), tape)
+    }
+
+    /// A tensor `[rows, channels, height, width]` as the values of a buffer.
+    fn values<const D: usize>(&self, tensor: Tensor<D>, buffer: usize) -> Values {
+        let tensor = taken(tensor.into_dispatch()).expect("checked to be on this device");
+        let tensor = into_contiguous(tensor);
+        let geometry = self.plan.buffers[buffer];
+        let (rows, len) = (
+            tensor.meta.shape()[0],
+            geometry.positions() * geometry.channels,
+        );
+        assert_eq!(tensor.meta.shape().num_elements(), rows * len);
+        assert_eq!(tensor.dtype, DType::F32);
+        let mut values = Values::empty(&self.client, geometry, rows);
+        to_values(&self.client, &tensor.handle, &mut values);
+        values
+    }
+
+    /// Values as a tensor `[rows, outputs]` or `[rows, channels, height, width]`.
+    fn tensor<const D: usize>(&self, values: &Values) -> Tensor<D> {
+        let Values {
+            rows,
+            channels,
+            height,
+            width,
+            ..
+        } = *values;
+        let shape = match D {
+            2 => vec![rows, height * width * channels],
+            _ => vec![rows, channels, height, width],
+        };
+        let made = CubeTensor::new_contiguous(
+            self.client.clone(),
+            self.device.clone(),
+            shape.into(),
+            to_planes(&self.client, values),
+            DType::F32,
+        );
+        Tensor::from_dispatch(given(made))
+    }
+}
+
+/// As many rows as a kernel can index and the device has memory for in one piece.
+fn rows_at_once(client: &Client, buffers: &[Geometry]) -> usize {
+    let properties = client.properties();
+    let cubes = properties.hardware.max_cube_count.0 as usize;
+    let bytes = (properties.memory.max_page_size as usize).min(u32::MAX as usize);
+    let rows = buffers.iter().map(|buffer| {
+        let positions = buffer.positions().max(1);
+        let by_cubes = cubes.saturating_mul(4 * kernel::SIDE) / positions;
+        by_cubes.min(bytes / (positions * buffer.channels.max(1) * size_of::<f32>()))
+    });
+    rows.min().unwrap_or(1)
+}
+
+/// Burn's own tensor of a GPU, where it is not part of a fused graph.
+fn taken(tensor: DispatchTensor) -> Option<CubeTensor> {
+    match tensor.kind {
+        DispatchTensorKind::Cube(BackendTensor::Float(tensor)) => {
+            let any: Box<dyn Any> = Box::new(tensor);
+            any.downcast().ok().map(|tensor| *tensor)
+        }
+        _ => None,
+    }
+}
+
+/// The other way round.
+fn given(tensor: CubeTensor) -> DispatchTensor {
+    let any: Box<dyn Any> = Box::new(tensor);
+    // Inputs were taken the same way.
+    let tensor = any.downcast().expect("graphs are not fused");
+    DispatchTensor {
+        kind: DispatchTensorKind::Cube(BackendTensor::Float(*tensor)),
+        autodiff: DispatchAutodiffContext::Disabled,
+    }
+}
+
+fn narrowed<const D: usize>(tensor: &Tensor<D>, range: &Range<usize>) -> Tensor<D> {
+    match range.len() == tensor.dims()[0] {
+        true => tensor.clone(),
+        false => tensor.clone().narrow(0, range.start, range.len()),
+    }
+}
+
+fn joined<const D: usize>(mut parts: Vec<Tensor<D>>) -> Tensor<D> {
+    match parts.len() {
+        1 => parts.remove(0),
+        _ => Tensor::cat(parts, 0),
+    }
+}
+
+/// Puts a layer's weights on the device, and nowhere else.
+fn layer(client: &Client, conv: &mut Conv, buffers: &[Geometry]) -> Layer {
+    let matrix = |packed: &mut Packed, bias: Option<&[f32]>| {
+        let (rows, channels, weights) = packed.take();
+        Matrix::new(client, rows, channels, bias, |row, channel| {
+            weights[row * channels + channel]
+        })
+    };
+    let weights = matrix(&mut conv.weights, conv.bias.as_deref());
+    let back = match &mut conv.back {
+        Back::Sweeps(sweeps) => LayerBack::Sweeps(
+            sweeps
+                .iter_mut()
+                .map(|sweep| matrix(sweep.packed(), None))
+                .collect(),
+        ),
+        Back::Columns(packed) => {
+            // `[outputs][window][inputs]` to `[window][inputs][outputs]`.
+            let (outputs, columns, weights) = packed.take();
+            let turned: Vec<f32> = (0..columns * outputs)
+                .map(|at| weights[at % outputs * columns + at / outputs])
+                .collect();
+            debug_assert!(columns.is_multiple_of(buffers[conv.from].channels));
+            LayerBack::Gather(Narrow::new(client, &turned))
+        }
+    };
+    Layer { weights, back }
+}
