@@ -6,8 +6,10 @@
 //! outputs and gradients are Burn's tensors, and what the backward pass needs stays in the
 //! memory of the device. Values are f32 and products are added up in f32.
 
+mod backward;
+mod constants;
+mod forward;
 mod kernel;
-mod run;
 
 #[cfg(all(test, feature = "wgpu"))]
 mod tests;
@@ -23,18 +25,13 @@ use burn::{
 use burn_cubecl::{CubeDevice, kernel::into_contiguous, tensor::CubeTensor};
 use cubecl::client::Client;
 
-use self::kernel::{Matrix, Narrow, Values, to_planes, to_values};
-use super::{
-    back::Back,
-    buffer::Geometry,
-    kernel::Isa,
-    parts,
-    run::ReluRule,
-    step::{Conv, Step},
-    sweep::Packed,
+use self::{
+    constants::Constants,
+    kernel::{Values, to_planes, to_values},
 };
+use super::{kernel::Isa, parts, run::ReluRule, step::Step};
 use crate::{error::Error, graph::Graph, target::Goal};
-pub(crate) use run::Tape;
+pub(crate) use forward::Tape;
 
 /// A GPU.
 #[derive(Clone)]
@@ -50,22 +47,9 @@ pub(crate) struct Plan {
     /// Whose steps these are; its weights are on the device only.
     plan: super::Plan,
     /// By step.
-    layers: Vec<Option<Layer>>,
+    constants: Vec<Constants>,
     /// How many go through at once.
     rows: usize,
-}
-
-/// A convolution or linear layer.
-struct Layer {
-    weights: Matrix,
-    back: LayerBack,
-}
-
-enum LayerBack {
-    /// By sweep.
-    Sweeps(Vec<Matrix>),
-    /// For few input channels.
-    Gather(Narrow),
 }
 
 /// Units and shared memory that the kernels need.
@@ -82,33 +66,17 @@ impl Plan {
             return None;
         }
         let mut plan = super::Plan::with(graph, Isa::Portable)?;
-        let known = |step: &Step| {
-            matches!(
-                step,
-                Step::Conv(_)
-                    | Step::MaxPool { .. }
-                    | Step::Mean { .. }
-                    | Step::Add { .. }
-                    | Step::Relu { .. }
-            )
-        };
-        if !plan.steps.iter().all(known) {
-            return None;
-        }
-        let layers = plan
-            .steps
-            .iter_mut()
-            .map(|step| match step {
-                Step::Conv(conv) => Some(layer(&client, conv, &plan.buffers)),
-                _ => None,
-            })
+        let constants = plan.steps.iter_mut();
+        let constants: Option<Vec<_>> = constants
+            .map(|step| Constants::new(&client, step))
             .collect();
-        let rows = rows_at_once(&client, &plan.buffers);
+        let constants = constants?;
+        let rows = rows_at_once(&client, &plan);
         (rows > 0).then_some(Plan {
             client,
             device,
             plan,
-            layers,
+            constants,
             rows,
         })
     }
@@ -251,16 +219,25 @@ impl Plan {
 }
 
 /// As many rows as a kernel can index and the device has memory for in one piece.
-fn rows_at_once(client: &Client, buffers: &[Geometry]) -> usize {
+fn rows_at_once(client: &Client, plan: &super::Plan) -> usize {
     let properties = client.properties();
     let cubes = properties.hardware.max_cube_count.0 as usize;
     let bytes = (properties.memory.max_page_size as usize).min(u32::MAX as usize);
-    let rows = buffers.iter().map(|buffer| {
+    let values = bytes / size_of::<f32>();
+    let buffers = plan.buffers.iter().map(|buffer| {
         let positions = buffer.positions().max(1);
         let by_cubes = cubes.saturating_mul(4 * kernel::SIDE) / positions;
-        by_cubes.min(bytes / (positions * buffer.channels.max(1) * size_of::<f32>()))
+        by_cubes.min(values / (positions * buffer.channels.max(1)))
     });
-    rows.min().unwrap_or(1)
+    let attentions = plan.steps.iter().filter_map(|step| match step {
+        Step::Attention(attention) => {
+            let scores = attention.queries.positions * attention.keys.positions;
+            let by_cubes = cubes / attention.heads;
+            Some(by_cubes.min(values / (scores * attention.heads)))
+        }
+        _ => None,
+    });
+    buffers.chain(attentions).min().unwrap_or(1)
 }
 
 /// Burn's own tensor of a GPU, where it is not part of a fused graph.
@@ -297,33 +274,4 @@ fn joined<const D: usize>(mut parts: Vec<Tensor<D>>) -> Tensor<D> {
         1 => parts.remove(0),
         _ => Tensor::cat(parts, 0),
     }
-}
-
-/// Puts a layer's weights on the device, and nowhere else.
-fn layer(client: &Client, conv: &mut Conv, buffers: &[Geometry]) -> Layer {
-    let matrix = |packed: &mut Packed, bias: Option<&[f32]>| {
-        let (rows, channels, weights) = packed.take();
-        Matrix::new(client, rows, channels, bias, |row, channel| {
-            weights[row * channels + channel]
-        })
-    };
-    let weights = matrix(&mut conv.weights, conv.bias.as_deref());
-    let back = match &mut conv.back {
-        Back::Sweeps(sweeps) => LayerBack::Sweeps(
-            sweeps
-                .iter_mut()
-                .map(|sweep| matrix(sweep.packed(), None))
-                .collect(),
-        ),
-        Back::Columns(packed) => {
-            // `[outputs][window][inputs]` to `[window][inputs][outputs]`.
-            let (outputs, columns, weights) = packed.take();
-            let turned: Vec<f32> = (0..columns * outputs)
-                .map(|at| weights[at % outputs * columns + at / outputs])
-                .collect();
-            debug_assert!(columns.is_multiple_of(buffers[conv.from].channels));
-            LayerBack::Gather(Narrow::new(client, &turned))
-        }
-    };
-    Layer { weights, back }
 }

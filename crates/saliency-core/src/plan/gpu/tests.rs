@@ -185,11 +185,16 @@ fn methods_run_on_the_plan() {
     assert_close(home(got.1), home(want.1), 1e-5);
 }
 
-/// Other types and operations go through Burn, and give the same.
+/// Inputs that are no pictures go through Burn.
 #[test]
-fn what_these_kernels_do_not_know_has_no_plan() {
+fn tables_have_no_plan() {
     let Some(device) = device() else { return };
-    let graph = traced(&Net::smooth(&Device::flex())).to_device(&device);
-    let moved = image(2, 1).to_device(&device);
-    assert!(graph.engine(&moved).is_none());
+    let head = LinearConfig::new(3, 2).init(&Device::flex());
+    let x = Tensor::<2>::from_floats([[1.0, -2.0, 3.0]], &Device::flex());
+    let graph = Graph::trace(&head, |m, x| m.forward(x), &x).unwrap();
+    let (there, moved) = (graph.to_device(&device), x.clone().to_device(&device));
+    assert!(there.engine(&moved).is_none());
+    let want = Gradient.explain(&graph, x.clone(), 1).unwrap().values;
+    let got = Gradient.explain(&there, moved, 1).unwrap().values;
+    assert_close(got.to_device(&x.device()), want, 1e-6);
 }

@@ -44,11 +44,11 @@ impl Values {
         }
     }
 
-    fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.rows * self.positions() * self.channels
     }
 
-    fn positions(&self) -> usize {
+    pub(super) fn positions(&self) -> usize {
         self.height * self.width
     }
 
@@ -57,12 +57,12 @@ impl Values {
         lanes([self.channels])
     }
 
-    fn arg(&self, lanes: usize) -> BufferArg {
+    pub(super) fn arg(&self, lanes: usize) -> BufferArg {
         argument(&self.handle, self.len() / lanes)
     }
 
     /// All positions, each an output.
-    fn writes(&self) -> WritesLaunch {
+    pub(super) fn writes(&self) -> WritesLaunch {
         Writes {
             count: (self.rows * self.positions()) as u32,
             grid_y: self.height as u32,
@@ -81,6 +81,58 @@ impl Values {
     }
 }
 
+/// Constants on the device.
+pub struct Numbers {
+    handle: Handle,
+    length: usize,
+}
+
+impl Numbers {
+    pub fn new(client: &Client, data: &[f32]) -> Self {
+        Numbers {
+            handle: client.create_from_slice(f32::as_bytes(data)),
+            length: data.len(),
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.length
+    }
+
+    pub(super) fn arg(&self) -> BufferArg {
+        argument(&self.handle, self.length)
+    }
+}
+
+/// Places in a row of values, on the device.
+pub struct Offsets {
+    handle: Handle,
+    length: usize,
+    largest: u32,
+}
+
+impl Offsets {
+    pub fn new(client: &Client, data: &[u32]) -> Self {
+        Offsets {
+            handle: client.create_from_slice(u32::as_bytes(data)),
+            length: data.len(),
+            largest: data.iter().copied().max().unwrap_or(0),
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.length
+    }
+
+    pub(super) fn largest(&self) -> usize {
+        self.largest as usize
+    }
+
+    pub(super) fn arg(&self) -> BufferArg {
+        argument(&self.handle, self.length)
+    }
+}
+
 /// Four where all of these are multiples of it.
 fn lanes<const N: usize>(of: [usize; N]) -> usize {
     match of.iter().all(|n| n.is_multiple_of(4)) {
@@ -92,6 +144,11 @@ fn lanes<const N: usize>(of: [usize; N]) -> usize {
 fn argument(handle: &Handle, length: usize) -> BufferArg {
     // SAFETY: the callers pass the length the memory was made with.
     unsafe { BufferArg::from_raw_parts(handle.clone(), length) }
+}
+
+/// Memory that no kernel uses.
+pub(super) fn nothing(client: &Client) -> BufferArg {
+    argument(&client.empty(size_of::<f32>()), 1)
 }
 
 impl Reads {
@@ -194,6 +251,13 @@ impl Matrix {
     }
 }
 
+/// Cubes for so many units.
+pub(super) fn cubes_for(client: &Client, units: usize) -> (CubeCount, CubeDim) {
+    let cube_dim = CubeDim::new(client, units);
+    let cube_count = calculate_cube_count_elemwise(client, units, cube_dim);
+    (cube_count, cube_dim)
+}
+
 /// What is done with values besides, before they are written.
 #[derive(Clone, Copy, Default)]
 pub struct Extra<'a> {
@@ -202,8 +266,16 @@ pub struct Extra<'a> {
     pub other: Option<(&'a Values, Other)>,
 }
 
-impl Extra<'_> {
-    fn finish(&self, out: &Values, bias: bool) -> Finish {
+impl<'a> Extra<'a> {
+    /// With a ReLU's rule for what comes out.
+    pub fn by(self, rule: Option<(&'a Values, Other)>) -> Self {
+        Extra {
+            other: rule,
+            ..self
+        }
+    }
+
+    pub(super) fn finish(&self, out: &Values, bias: bool) -> Finish {
         if let Some((values, _)) = self.other {
             assert_eq!(values.len(), out.len());
         }
@@ -216,7 +288,7 @@ impl Extra<'_> {
     }
 
     /// The other values, or anything that the kernel reads and will not read as such.
-    fn arg(&self, lanes: usize, instead: impl FnOnce() -> BufferArg) -> BufferArg {
+    pub(super) fn arg(&self, lanes: usize, instead: impl FnOnce() -> BufferArg) -> BufferArg {
         match self.other {
             Some((values, _)) => values.arg(lanes),
             None => instead(),
@@ -327,12 +399,12 @@ pub fn product(
         );
     }
     let units = count * weights.channels / written;
-    let cube_dim = CubeDim::new(client, units);
+    let (cube_count, cube_dim) = cubes_for(client, units);
     // SAFETY: as above.
     unsafe {
         products::sum_parts::launch_unchecked(
             client,
-            calculate_cube_count_elemwise(client, units, cube_dim),
+            cube_count,
             cube_dim,
             written,
             argument(&sums, length / written),
@@ -347,27 +419,13 @@ pub fn product(
     }
 }
 
-/// Weights for [`gather`]: `[window][inputs][outputs]`.
-pub struct Narrow {
-    handle: Handle,
-    length: usize,
-}
-
-impl Narrow {
-    pub fn new(client: &Client, data: &[f32]) -> Self {
-        Narrow {
-            handle: client.create_from_slice(f32::as_bytes(data)),
-            length: data.len(),
-        }
-    }
-}
-
 /// The input gradient of a convolution of few input channels.
 pub fn gather(
     client: &Client,
     gradient: &Values,
     reads: Reads,
-    weights: &Narrow,
+    // `[window][inputs][outputs]`.
+    weights: &Numbers,
     out: &mut Values,
     extra: Extra,
 ) {
@@ -377,12 +435,12 @@ pub fn gather(
     assert_eq!(values as usize * out.channels, weights.length);
     let read = lanes([reads.pitch, reads.first, reads.channels].map(|n| n as usize));
     let finish = extra.finish(out, false);
-    let cube_dim = CubeDim::new(client, out.len());
+    let (cube_count, cube_dim) = cubes_for(client, out.len());
     // SAFETY: the sizes were checked against the buffers'.
     unsafe {
         products::gather::launch_unchecked(
             client,
-            calculate_cube_count_elemwise(client, out.len(), cube_dim),
+            cube_count,
             cube_dim,
             read,
             gradient.arg(read),
@@ -406,12 +464,12 @@ pub fn combine(client: &Client, a: Option<&Values>, out: &mut Values, extra: Ext
     let any = a.or(extra.other.map(|(values, _)| values));
     let any = any.expect("something is combined");
     let units = out.len() / lanes;
-    let cube_dim = CubeDim::new(client, units);
+    let (cube_count, cube_dim) = cubes_for(client, units);
     // SAFETY: all buffers are as long as `out`.
     unsafe {
         pointwise::combine::launch_unchecked(
             client,
-            calculate_cube_count_elemwise(client, units, cube_dim),
+            cube_count,
             cube_dim,
             lanes,
             a.unwrap_or(any).arg(lanes),
@@ -427,27 +485,21 @@ pub fn combine(client: &Client, a: Option<&Values>, out: &mut Values, extra: Ext
 pub fn zeros(client: &Client, out: &mut Values) {
     let lanes = out.lanes();
     let units = out.len() / lanes;
-    let cube_dim = CubeDim::new(client, units);
+    let (cube_count, cube_dim) = cubes_for(client, units);
     // SAFETY: the kernel stops at the end of `out`.
     unsafe {
-        pointwise::zeros::launch_unchecked(
-            client,
-            calculate_cube_count_elemwise(client, units, cube_dim),
-            cube_dim,
-            lanes,
-            out.arg(lanes),
-        );
+        pointwise::zeros::launch_unchecked(client, cube_count, cube_dim, lanes, out.arg(lanes));
     }
 }
 
 /// From `[rows, channels, height, width]`, of as many values.
 pub fn to_values(client: &Client, planes: &Handle, out: &mut Values) {
-    let cube_dim = CubeDim::new(client, out.len());
+    let (cube_count, cube_dim) = cubes_for(client, out.len());
     // SAFETY: the callers pass planes of as many values.
     unsafe {
         pointwise::to_values::launch_unchecked(
             client,
-            calculate_cube_count_elemwise(client, out.len(), cube_dim),
+            cube_count,
             cube_dim,
             argument(planes, out.len()),
             out.arg(1),
@@ -463,12 +515,12 @@ pub fn to_planes(client: &Client, values: &Values) -> Handle {
         return values.handle.clone();
     }
     let out = client.empty(values.len() * size_of::<f32>());
-    let cube_dim = CubeDim::new(client, values.len());
+    let (cube_count, cube_dim) = cubes_for(client, values.len());
     // SAFETY: both are as long as the values.
     unsafe {
         pointwise::to_planes::launch_unchecked(
             client,
-            calculate_cube_count_elemwise(client, values.len(), cube_dim),
+            cube_count,
             cube_dim,
             values.arg(1),
             argument(&out, values.len()),
@@ -489,7 +541,7 @@ pub struct Pooling {
 }
 
 impl Pooling {
-    fn reads(&self, of: &Values) -> ReadsLaunch {
+    pub(super) fn reads(&self, of: &Values) -> ReadsLaunch {
         Reads {
             height: of.height as u32,
             width: of.width as u32,
@@ -513,12 +565,12 @@ pub fn max_pool(client: &Client, source: &Values, pooling: Pooling, out: &mut Va
     let lanes = out.lanes();
     let places = out.like(client);
     let units = out.len() / lanes;
-    let cube_dim = CubeDim::new(client, units);
+    let (cube_count, cube_dim) = cubes_for(client, units);
     // SAFETY: `places` is as long as `out`, and reads outside the source are left out.
     unsafe {
         pointwise::max_pool::launch_unchecked(
             client,
-            calculate_cube_count_elemwise(client, units, cube_dim),
+            cube_count,
             cube_dim,
             lanes,
             source.arg(lanes),
@@ -547,12 +599,12 @@ pub fn max_pool_back(
     let lanes = out.lanes();
     let finish = extra.finish(out, false);
     let units = out.len() / lanes;
-    let cube_dim = CubeDim::new(client, units);
+    let (cube_count, cube_dim) = cubes_for(client, units);
     // SAFETY: `places` is as long as the gradient, and outputs outside it are left out.
     unsafe {
         pointwise::max_pool_back::launch_unchecked(
             client,
-            calculate_cube_count_elemwise(client, units, cube_dim),
+            cube_count,
             cube_dim,
             lanes,
             gradient.arg(lanes),
@@ -573,12 +625,12 @@ pub fn mean(client: &Client, source: &Values, out: &mut Values) {
     assert_eq!(out.len(), source.rows * source.channels);
     let lanes = source.lanes();
     let units = out.len() / lanes;
-    let cube_dim = CubeDim::new(client, units);
+    let (cube_count, cube_dim) = cubes_for(client, units);
     // SAFETY: `out` has one position for those of `source`.
     unsafe {
         pointwise::mean::launch_unchecked(
             client,
-            calculate_cube_count_elemwise(client, units, cube_dim),
+            cube_count,
             cube_dim,
             lanes,
             source.arg(lanes),
@@ -595,12 +647,12 @@ pub fn mean_back(client: &Client, gradient: &Values, out: &mut Values, extra: Ex
     let lanes = out.lanes();
     let finish = extra.finish(out, false);
     let units = out.len() / lanes;
-    let cube_dim = CubeDim::new(client, units);
+    let (cube_count, cube_dim) = cubes_for(client, units);
     // SAFETY: `gradient` has one position for those of `out`.
     unsafe {
         pointwise::mean_back::launch_unchecked(
             client,
-            calculate_cube_count_elemwise(client, units, cube_dim),
+            cube_count,
             cube_dim,
             lanes,
             gradient.arg(lanes),

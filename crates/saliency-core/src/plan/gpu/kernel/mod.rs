@@ -5,16 +5,25 @@
 
 #![allow(unsafe_code)]
 
+mod attention;
 mod launch;
+mod launch_layers;
+mod layers;
 mod pointwise;
 mod product;
 
 use cubecl::prelude::*;
 
+pub use attention::{Layout, Sizes};
 pub use launch::{
-    Extra, Matrix, Narrow, Pooling, Values, combine, gather, max_pool, max_pool_back, mean,
-    mean_back, product, to_planes, to_values, zeros,
+    Extra, Matrix, Numbers, Offsets, Pooling, Values, combine, gather, max_pool, max_pool_back,
+    mean, mean_back, product, to_planes, to_values, zeros,
 };
+pub use launch_layers::{
+    Factors, Span, Windows, activate, affine, copy, copy_back, depthwise, depthwise_back, fill,
+    gate, gate_sum, heads_product, norm, norm_back, softmax, softmax_back,
+};
+pub use layers::Kind;
 
 pub use product::SIDE;
 

@@ -1,0 +1,261 @@
+//! Sums over the channels of a position, and the products of attention.
+
+use cubecl::prelude::*;
+
+/// Units of a cube that adds up a line.
+pub const UNITS: usize = 64;
+/// Units along each side of a cube that makes a product.
+pub const BLOCK: usize = 16;
+
+/// The sum over all units of a cube.
+#[cube]
+fn sum_of(value: f32, shared: &mut Shared<[f32]>) -> f32 {
+    shared[UNIT_POS_X as usize] = value;
+    sync_cube();
+    let mut active = comptime![(UNITS / 2) as u32].runtime();
+    while active > 0 {
+        if UNIT_POS_X < active {
+            let more = shared[(UNIT_POS_X + active) as usize];
+            shared[UNIT_POS_X as usize] += more;
+        }
+        sync_cube();
+        active /= 2;
+    }
+    let sum = shared[0];
+    sync_cube();
+    sum
+}
+
+/// The largest of all units of a cube.
+#[cube]
+fn most_of(value: f32, shared: &mut Shared<[f32]>) -> f32 {
+    shared[UNIT_POS_X as usize] = value;
+    sync_cube();
+    let mut active = comptime![(UNITS / 2) as u32].runtime();
+    while active > 0 {
+        if UNIT_POS_X < active {
+            let other = shared[(UNIT_POS_X + active) as usize];
+            let own = shared[UNIT_POS_X as usize];
+            shared[UNIT_POS_X as usize] = select(other > own, other, own);
+        }
+        sync_cube();
+        active /= 2;
+    }
+    let most = shared[0];
+    sync_cube();
+    most
+}
+
+/// LayerNorm of each line of `len` values; a cube takes one line. Keeps the standardised values
+/// and the inverse deviations.
+#[cube(launch_unchecked)]
+pub fn norm(
+    source: &[f32],
+    gamma: &[f32],
+    beta: &[f32],
+    out: &mut [f32],
+    standard: &mut [f32],
+    inverses: &mut [f32],
+    len: u32,
+    lines: u32,
+    epsilon: f32,
+    #[comptime] shifted: bool,
+    #[comptime] keep: bool,
+) {
+    let mut shared = Shared::<[f32]>::new_slice(UNITS);
+    let line = CUBE_POS as u32;
+    if line < lines {
+        let start = line * len;
+        let mut sum = 0.0f32;
+        for c in range_stepped(UNIT_POS_X, len, comptime![UNITS as u32]) {
+            sum += source[(start + c) as usize];
+        }
+        let mean = sum_of(sum, &mut shared) / len as f32;
+        let mut square = 0.0f32;
+        for c in range_stepped(UNIT_POS_X, len, comptime![UNITS as u32]) {
+            let centred = source[(start + c) as usize] - mean;
+            square += centred * centred;
+        }
+        let variance = sum_of(square, &mut shared) / len as f32;
+        let inverse = 1.0f32 / f32::sqrt(variance + epsilon);
+        for c in range_stepped(UNIT_POS_X, len, comptime![UNITS as u32]) {
+            let at = (start + c) as usize;
+            let z = (source[at] - mean) * inverse;
+            if comptime![keep] {
+                standard[at] = z;
+            }
+            let mut value = z * gamma[c as usize];
+            if comptime![shifted] {
+                value += beta[c as usize];
+            }
+            out[at] = value;
+        }
+        if keep && UNIT_POS_X == 0 {
+            inverses[line as usize] = inverse;
+        }
+    }
+}
+
+/// (g - mean g - z mean(g z)) / deviation with g = gamma times what arrived.
+#[cube(launch_unchecked)]
+pub fn norm_back(
+    gradient: &[f32],
+    gamma: &[f32],
+    standard: &[f32],
+    inverses: &[f32],
+    out: &mut [f32],
+    len: u32,
+    lines: u32,
+) {
+    let mut shared = Shared::<[f32]>::new_slice(UNITS);
+    let line = CUBE_POS as u32;
+    if line < lines {
+        let start = line * len;
+        let mut sum = 0.0f32;
+        let mut along = 0.0f32;
+        for c in range_stepped(UNIT_POS_X, len, comptime![UNITS as u32]) {
+            let at = (start + c) as usize;
+            let g = gradient[at] * gamma[c as usize];
+            sum += g;
+            along += g * standard[at];
+        }
+        let mean = sum_of(sum, &mut shared) / len as f32;
+        let along = sum_of(along, &mut shared) / len as f32;
+        for c in range_stepped(UNIT_POS_X, len, comptime![UNITS as u32]) {
+            let at = (start + c) as usize;
+            let g = gradient[at] * gamma[c as usize];
+            out[at] = (g - mean - standard[at] * along) * inverses[line as usize];
+        }
+    }
+}
+
+/// The softmax of each line of `len` values.
+#[cube(launch_unchecked)]
+pub fn softmax(source: &[f32], out: &mut [f32], len: u32, lines: u32) {
+    let mut shared = Shared::<[f32]>::new_slice(UNITS);
+    let line = CUBE_POS as u32;
+    if line < lines {
+        let start = line * len;
+        let mut own = source[start as usize];
+        for c in range_stepped(UNIT_POS_X, len, comptime![UNITS as u32]) {
+            let value = source[(start + c) as usize];
+            own = select(value > own, value, own);
+        }
+        let most = most_of(own, &mut shared);
+        let mut sum = 0.0f32;
+        for c in range_stepped(UNIT_POS_X, len, comptime![UNITS as u32]) {
+            let at = (start + c) as usize;
+            let value = f32::exp(source[at] - most);
+            out[at] = value;
+            sum += value;
+        }
+        let scale = 1.0f32 / sum_of(sum, &mut shared);
+        for c in range_stepped(UNIT_POS_X, len, comptime![UNITS as u32]) {
+            out[(start + c) as usize] *= scale;
+        }
+    }
+}
+
+/// p (g - sum of g p).
+#[cube(launch_unchecked)]
+pub fn softmax_back(gradient: &[f32], softmaxes: &[f32], out: &mut [f32], len: u32, lines: u32) {
+    let mut shared = Shared::<[f32]>::new_slice(UNITS);
+    let line = CUBE_POS as u32;
+    if line < lines {
+        let start = line * len;
+        let mut sum = 0.0f32;
+        for c in range_stepped(UNIT_POS_X, len, comptime![UNITS as u32]) {
+            let at = (start + c) as usize;
+            sum += gradient[at] * softmaxes[at];
+        }
+        let along = sum_of(sum, &mut shared);
+        for c in range_stepped(UNIT_POS_X, len, comptime![UNITS as u32]) {
+            let at = (start + c) as usize;
+            out[at] = softmaxes[at] * (gradient[at] - along);
+        }
+    }
+}
+
+/// Where the values of the matrices of all rows and heads lie.
+#[derive(CubeType, CubeLaunch, Clone, Copy)]
+pub struct Layout {
+    pub offset: u32,
+    /// From one row of the batch to the next, and from one head.
+    pub row: u32,
+    pub head: u32,
+    /// From one line of the matrix to the next, and from one column.
+    pub down: u32,
+    pub across: u32,
+}
+
+/// How large the matrices are.
+#[derive(CubeType, CubeLaunch, Clone, Copy)]
+pub struct Sizes {
+    pub heads: u32,
+    pub lines: u32,
+    pub columns: u32,
+    pub inner: u32,
+}
+
+/// Where a matrix starts.
+#[cube]
+fn start(row: u32, head: u32, layout: &Layout) -> u32 {
+    layout.offset + row * layout.row + head * layout.head
+}
+
+/// `out = scale * left * right` for each row and head, or added to what is there. Cubes take
+/// squares of the outputs.
+#[cube(launch_unchecked)]
+pub fn heads_product(
+    left: &[f32],
+    right: &[f32],
+    out: &mut [f32],
+    of_left: Layout,
+    of_right: Layout,
+    of_out: Layout,
+    sizes: Sizes,
+    scale: f32,
+    #[comptime] accumulate: bool,
+) {
+    let mut lines = Shared::<[f32]>::new_slice(comptime![BLOCK * (BLOCK + 1)]);
+    let mut columns = Shared::<[f32]>::new_slice(comptime![BLOCK * (BLOCK + 1)]);
+    let row = CUBE_POS_Z / sizes.heads;
+    let head = CUBE_POS_Z % sizes.heads;
+    let left_start = start(row, head, &of_left);
+    let right_start = start(row, head, &of_right);
+    let block = comptime![BLOCK as u32];
+    let pitch = comptime![(BLOCK + 1) as u32];
+    let line = CUBE_POS_Y * block + UNIT_POS_Y;
+    let column = CUBE_POS_X * block + UNIT_POS_X;
+    let mut sum = 0.0f32;
+    for first in range_stepped(0, sizes.inner, block) {
+        let mut value = 0.0f32;
+        if line < sizes.lines && first + UNIT_POS_X < sizes.inner {
+            let at = left_start + line * of_left.down + (first + UNIT_POS_X) * of_left.across;
+            value = left[at as usize];
+        }
+        lines[(UNIT_POS_Y * pitch + UNIT_POS_X) as usize] = value;
+        let mut value = 0.0f32;
+        if column < sizes.columns && first + UNIT_POS_Y < sizes.inner {
+            let at = right_start + (first + UNIT_POS_Y) * of_right.down + column * of_right.across;
+            value = right[at as usize];
+        }
+        columns[(UNIT_POS_Y * pitch + UNIT_POS_X) as usize] = value;
+        sync_cube();
+        #[unroll]
+        for k in 0..BLOCK {
+            sum += lines[(UNIT_POS_Y * pitch) as usize + k]
+                * columns[UNIT_POS_X as usize + comptime![k * (BLOCK + 1)]];
+        }
+        sync_cube();
+    }
+    if line < sizes.lines && column < sizes.columns {
+        let start = start(row, head, &of_out);
+        let at = (start + line * of_out.down + column * of_out.across) as usize;
+        let mut value = sum * scale;
+        if comptime![accumulate] {
+            value += out[at];
+        }
+        out[at] = value;
+    }
+}
