@@ -56,6 +56,10 @@ bench *args: venv
 speed networks="resnet18,resnet50,squeezenet1_1" *rows="1":
     cargo run --release --workspace --example speed {{features}} -- --markdown {{networks}} {{rows}}
 
+# The same on a GPU, or a software one
+speed-wgpu networks="resnet18,resnet50,squeezenet1_1" *rows="1":
+    cargo run --release --workspace --example speed {{features}} -- --markdown --wgpu {{networks}} {{rows}}
+
 # Peak memory of the command within a budget: ResNet50, IG with 200 steps, SmoothGrad with 200 samples
 memory *args: venv
     cargo build --release --workspace --bin saliency {{features}}

@@ -2,7 +2,8 @@
 //! autodiff, its graph on Burn's operations as traced and with BatchNorm folded, and the graph's
 //! plan. Medians of some rounds in which all four take turns, as JSON or a Markdown table.
 //!
-//! `cargo run --release --example speed -- --markdown resnet18,resnet50,squeezenet1_1 1 8`
+//! `cargo run --release --example speed -- --markdown resnet18,resnet50,squeezenet1_1 1 8`, or with
+//! `--wgpu` in front on a GPU.
 
 use std::{hint::black_box, time::Instant};
 
@@ -51,7 +52,8 @@ fn measure(architecture: Architecture, rows: usize, device: &Device) -> Outcome<
     for round in 0..=ROUNDS {
         for (model, times) in ways.iter().zip(&mut times) {
             let start = Instant::now();
-            black_box(Gradient.attribute(*model, &x, &goal, &run)?);
+            let values = Gradient.attribute(*model, &x, &goal, &run)?.values;
+            black_box(values.try_into_vec_as::<f32>()?);
             // The first round warms up.
             if round > 0 {
                 times.push(start.elapsed().as_secs_f64());
@@ -64,12 +66,23 @@ fn measure(architecture: Architecture, rows: usize, device: &Device) -> Outcome<
     }))
 }
 
+#[cfg(feature = "wgpu")]
+fn wgpu() -> Outcome<Device> {
+    let adapters = Device::enumerate(burn::tensor::DeviceType::Wgpu).into_vec();
+    let first = adapters.into_iter().next();
+    Ok(first.ok_or("there is no wgpu adapter; install a driver for Vulkan, Metal or DX12")?)
+}
+
+#[cfg(not(feature = "wgpu"))]
+fn wgpu() -> Outcome<Device> {
+    Err("this was built without wgpu; build it with --features wgpu".into())
+}
+
 fn main() -> Outcome<()> {
-    let mut args: Vec<String> = std::env::args().skip(1).collect();
-    let markdown = args.first().is_some_and(|arg| arg == "--markdown");
-    if markdown {
-        args.remove(0);
-    }
+    let (flags, args): (Vec<String>, Vec<String>) = std::env::args()
+        .skip(1)
+        .partition(|arg| arg.starts_with("--"));
+    let markdown = flags.iter().any(|flag| flag == "--markdown");
     let mut args = args.into_iter();
     let names = args.next().unwrap_or_else(|| "resnet50".into());
     let mut batches: Vec<usize> = args.map(|a| a.parse()).collect::<Result<_, _>>()?;
@@ -80,7 +93,10 @@ fn main() -> Outcome<()> {
         println!("| network | pictures | {} |", WAYS.join(" | "));
         println!("|---|---|{}", "---|".repeat(WAYS.len()));
     }
-    let device = Device::flex();
+    let device = match flags.iter().any(|flag| flag == "--wgpu") {
+        true => wgpu()?,
+        false => Device::flex(),
+    };
     for name in names.split(',') {
         let architecture: Architecture = name.parse()?;
         for &rows in &batches {

@@ -220,9 +220,13 @@ impl Graph {
             && let Some(device) = crate::plan::DevicePlan::device_of(input)
         {
             let compiled = &self.compiled.device;
-            let plan = compiled.get_or_init(|| crate::plan::DevicePlan::new(self, &device));
-            let plan = plan.as_ref().filter(|plan| plan.is_on(&device));
-            return plan.map(Engine::Device);
+            if compiled.get().is_none() {
+                // Where there is no memory for it now, Burn's operations may do with less.
+                let plan = crate::plan::DevicePlan::new(self, &device).ok()?;
+                compiled.get_or_init(|| plan);
+            }
+            let plan = compiled.get().and_then(Option::as_ref);
+            return plan.filter(|plan| plan.is_on(&device)).map(Engine::Device);
         }
         None
     }

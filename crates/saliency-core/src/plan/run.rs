@@ -349,7 +349,7 @@ impl Plan {
     }
 
     /// The last step that writes to a buffer.
-    fn last_writer(&self, buffer: usize) -> usize {
+    pub(super) fn last_writer(&self, buffer: usize) -> usize {
         let last = self.steps.iter().rposition(|step| step.writes() == buffer);
         last.expect("the input is never written to")
     }

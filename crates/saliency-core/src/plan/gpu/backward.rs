@@ -6,8 +6,8 @@ use super::{
     forward::{Tape, layout, of_mixed, of_scores, pooling, shape, span, windows, writes},
     kernel::{
         Extra, Factors, Layout, Other, Reads, Sizes, Values, affine, combine, copy_back,
-        depthwise_back, gate, gate_sum, gather, heads_product, max_pool_back, mean_back, norm_back,
-        product, softmax_back, zeros,
+        depthwise_back, gate, gather, heads_product, max_pool_back, mean_back, norm_back, product,
+        softmax_back, sum_of_products, zeros,
     },
 };
 use crate::plan::{
@@ -132,7 +132,7 @@ impl Plan {
                     let extra = extra.by(relu(*by));
                     match plan.buffers[*by].positions() == plan.buffers[*from].positions() {
                         true => gate(client, &arrived.values, values, &mut to, extra),
-                        false => gate_sum(client, &arrived.values, values, &mut to, extra),
+                        false => sum_of_products(client, &arrived.values, values, &mut to, extra),
                     }
                     gradients[*by] = Some(own(to));
                 }

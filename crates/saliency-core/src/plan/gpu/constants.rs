@@ -1,6 +1,6 @@
 //! What steps read besides values: weights and factors, on the device only.
 
-use cubecl::client::Client;
+use cubecl::{client::Client, server::Handle};
 
 use super::kernel::{Kind, Matrix, Numbers, Offsets};
 use crate::plan::{
@@ -8,6 +8,7 @@ use crate::plan::{
     back::Back,
     step::{Conv, Step},
     sweep::Packed,
+    view::Strided,
 };
 
 /// Of one step.
@@ -65,17 +66,7 @@ impl Constants {
                 beta: beta.as_deref().map(numbers),
             },
             Step::Copy { from, .. } => {
-                let strides = from.positions.iter().filter(|[size, _]| *size > 1);
-                let mut all: Vec<[usize; 2]> = strides.copied().collect();
-                all.push([from.channels, from.spacing]);
-                all.sort_by_key(|[_, stride]| *stride);
-                let apart = all.windows(2).all(|axes| {
-                    let [[size, stride], [_, next]] = axes else {
-                        unreachable!("two at a time")
-                    };
-                    size * stride <= *next
-                });
-                if !apart || all[0][1] == 0 {
+                if !is_apart(from) {
                     return None;
                 }
                 let starts: Vec<u32> = from.starts().iter().map(|&at| at as u32).collect();
@@ -92,6 +83,53 @@ impl Constants {
             | Step::Attention(_) => Constants::None,
         })
     }
+}
+
+impl Constants {
+    /// All memory that they are in.
+    pub fn handles(&self) -> Vec<&Handle> {
+        fn some(numbers: &Option<Numbers>) -> impl Iterator<Item = &Handle> {
+            numbers.iter().map(Numbers::handle)
+        }
+        match self {
+            Constants::None => Vec::new(),
+            Constants::Product { weights, back } => match back {
+                Backward::Sweeps(sweeps) => {
+                    let sweeps = sweeps.iter().flat_map(Matrix::handles);
+                    weights.handles().chain(sweeps).collect()
+                }
+                Backward::Gather(numbers) => weights.handles().chain([numbers.handle()]).collect(),
+            },
+            Constants::Depthwise {
+                weights,
+                bias,
+                shares,
+            } => {
+                let more = some(bias).chain(some(shares));
+                [weights.handle()].into_iter().chain(more).collect()
+            }
+            Constants::Affine { scale, shift } => some(scale).chain(some(shift)).collect(),
+            Constants::Norm { gamma, beta } => {
+                [gamma.handle()].into_iter().chain(some(beta)).collect()
+            }
+            Constants::Copy(offsets) => vec![offsets.handle()],
+            Constants::Fill(numbers) => vec![numbers.handle()],
+        }
+    }
+}
+
+/// Whether no two of the values are the same one.
+fn is_apart(values: &Strided) -> bool {
+    let mut axes = values.positions.clone();
+    axes.push([values.channels, values.spacing]);
+    axes.retain(|[size, _]| *size > 1);
+    axes.sort_by_key(|[_, stride]| *stride);
+    let mut end = 1;
+    axes.iter().all(|[size, stride]| {
+        let apart = *stride >= end;
+        end = size * stride;
+        apart
+    })
 }
 
 fn product(client: &Client, conv: &mut Conv) -> Constants {

@@ -56,11 +56,22 @@ impl Plan {
             values: vec![None; plan.buffers.len()],
             kept: vec![Vec::new(); plan.steps.len()],
         };
+        // Backward passes end where values were asked for.
+        let first = tap.map_or(0, |tap| plan.last_writer(tap) + 1);
         for (index, (step, constants)) in plan.steps.iter().zip(&self.constants).enumerate() {
+            let keep = keep && index >= first;
             let target = step.writes();
             let mut to = buffers[target].take().unwrap_or_else(|| {
                 let mut to = Values::empty(client, plan.buffers[target], rows);
-                if step.is_partial() {
+                let whole = match step {
+                    Step::Copy {
+                        from,
+                        to: place,
+                        first,
+                    } => span(from, *place, *first, constants).fills(&to),
+                    _ => !step.is_partial(),
+                };
+                if !whole {
                     zeros(client, &mut to);
                 }
                 to
@@ -85,7 +96,13 @@ impl Plan {
                         ..
                     },
                     _,
-                ) => kept.push(max_pool(client, from(*source), pooling(strides), &mut to)),
+                ) => kept.extend(max_pool(
+                    client,
+                    from(*source),
+                    pooling(strides),
+                    &mut to,
+                    keep,
+                )),
                 (Step::Mean { from: source, .. }, _) => mean(client, from(*source), &mut to),
                 (
                     Step::Add {

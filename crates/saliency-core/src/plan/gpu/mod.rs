@@ -5,15 +5,18 @@
 //! addition and ReLU fused to them, forward and backward. Nothing comes to the host: input,
 //! outputs and gradients are Burn's tensors, and what the backward pass needs stays in the
 //! memory of the device. Values are f32 and products are added up in f32.
+//!
+//! Graphs that Burn fuses (its `fusion` feature) have no plan, and of several GPUs only the first
+//! that a graph meets has one.
 
 mod backward;
 mod constants;
 mod forward;
 mod kernel;
 
-#[cfg(all(test, feature = "wgpu"))]
+#[cfg(all(test, feature = "wgpu", not(feature = "fusion")))]
 mod tests;
-#[cfg(all(test, feature = "wgpu"))]
+#[cfg(all(test, feature = "wgpu", not(feature = "fusion")))]
 pub(super) use tests::agrees;
 
 use std::{any::Any, ops::Range};
@@ -57,28 +60,38 @@ const UNITS: u32 = 256;
 const SHARED: usize = 16 << 10;
 
 impl Plan {
-    /// `None` where the graph has operations that these kernels do not know, or the device is
-    /// too small for them.
-    pub fn new(graph: &Graph, device: &Device) -> Option<Self> {
+    /// `None` where the graph has operations that plans do not know, or the device is too small
+    /// for these kernels.
+    ///
+    /// # Errors
+    /// Where the device has no memory for the weights, or fails.
+    pub fn new(graph: &Graph, device: &Device) -> Result<Option<Self>, Error> {
         let Device { client, device } = device.clone();
         let hardware = &client.properties().hardware;
         if hardware.max_units_per_cube < UNITS || hardware.max_shared_memory_size < SHARED {
-            return None;
+            return Ok(None);
         }
-        let mut plan = super::Plan::with(graph, Isa::Portable)?;
+        let Some(mut plan) = super::Plan::with(graph, Isa::Portable) else {
+            return Ok(None);
+        };
         let constants = plan.steps.iter_mut();
         let constants: Option<Vec<_>> = constants
             .map(|step| Constants::new(&client, step))
             .collect();
-        let constants = constants?;
+        let Some(constants) = constants else {
+            return Ok(None);
+        };
+        client
+            .check(constants.iter().flat_map(Constants::handles))
+            .map_err(Error::device)?;
         let rows = rows_at_once(&client, &plan);
-        (rows > 0).then_some(Plan {
+        Ok((rows > 0).then_some(Plan {
             client,
             device,
             plan,
             constants,
             rows,
-        })
+        }))
     }
 
     /// The GPU a tensor is on, if it is one.
@@ -218,26 +231,35 @@ impl Plan {
     }
 }
 
-/// As many rows as a kernel can index and the device has memory for in one piece.
+/// Bytes that all that is kept for the backward pass may take where the device does not say how
+/// much memory it has; else a quarter of it.
+const KEPT: u64 = 4 << 30;
+
+/// As many rows as kernels can index and the device has memory for.
 fn rows_at_once(client: &Client, plan: &super::Plan) -> usize {
     let properties = client.properties();
-    let cubes = properties.hardware.max_cube_count.0 as usize;
+    let (along, _, deep) = properties.hardware.max_cube_count;
     let bytes = (properties.memory.max_page_size as usize).min(u32::MAX as usize);
     let values = bytes / size_of::<f32>();
-    let buffers = plan.buffers.iter().map(|buffer| {
+    let budget = properties.memory.max_memory().map_or(KEPT, |all| all / 4) as usize;
+    let mut kept = plan.kept;
+    let mut rows = usize::MAX;
+    for (buffer, rectified) in plan.buffers.iter().zip(&plan.rectified) {
         let positions = buffer.positions().max(1);
-        let by_cubes = cubes.saturating_mul(4 * kernel::SIDE) / positions;
-        by_cubes.min(values / (positions * buffer.channels.max(1)))
-    });
-    let attentions = plan.steps.iter().filter_map(|step| match step {
-        Step::Attention(attention) => {
+        let row = positions * buffer.channels.max(1);
+        let by_cubes = (along as usize).saturating_mul(4 * kernel::SIDE) / positions;
+        rows = rows.min(by_cubes).min(values / row);
+        kept += if *rectified { row } else { 0 };
+    }
+    for step in &plan.steps {
+        if let Step::Attention(attention) = step {
             let scores = attention.queries.positions * attention.keys.positions;
-            let by_cubes = cubes / attention.heads;
-            Some(by_cubes.min(values / (scores * attention.heads)))
+            let by_cubes = deep as usize / attention.heads;
+            rows = rows.min(by_cubes).min(values / (scores * attention.heads));
         }
-        _ => None,
-    });
-    buffers.chain(attentions).min().unwrap_or(1)
+    }
+    let by_memory = budget / size_of::<f32>() / kept.max(1);
+    rows.min(by_memory.max(1))
 }
 
 /// Burn's own tensor of a GPU, where it is not part of a fused graph.

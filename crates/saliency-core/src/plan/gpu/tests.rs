@@ -5,6 +5,7 @@ use burn::{
     nn::{
         Linear, LinearConfig, PaddingConfig2d,
         conv::{Conv2d, Conv2dConfig},
+        pool::MaxPool2dConfig,
     },
     tensor::{Device, DeviceType, Tensor, activation::relu},
 };
@@ -132,7 +133,7 @@ fn parts_of_a_batch_agree() {
     let graph = traced(&Net::relu(&Device::flex())).to_device(&device);
     let x = image(5, 2).to_device(&device);
     let found = DevicePlan::device_of(&x).unwrap();
-    let mut plan = DevicePlan::new(&graph, &found).unwrap();
+    let mut plan = DevicePlan::new(&graph, &found).unwrap().unwrap();
     let goal = Goal::resolve(&vec![0, 3, 1, 2, 0].into(), &graph.forward(x.clone())).unwrap();
     let both = |plan: &DevicePlan| {
         let seed = |rows: std::ops::Range<usize>, outputs: &Tensor<2>| {
@@ -183,6 +184,48 @@ fn methods_run_on_the_plan() {
     let (want, got) = (at(&graph, &x), at(&there, &moved));
     assert_close(home(got.0), home(want.0), 1e-5);
     assert_close(home(got.1), home(want.1), 1e-5);
+}
+
+/// What is no number stays so through functions and pools, as on the CPU.
+#[test]
+fn what_is_no_number_stays_so() {
+    let Some(device) = device() else { return };
+    #[derive(Module, Debug)]
+    struct Bounded {
+        head: Linear,
+    }
+    let net = Bounded {
+        head: LinearConfig::new(1, 2).init(&Device::flex()),
+    };
+    let forward = |net: &Bounded, x: Tensor<4>, which: usize| {
+        let x = match which {
+            0 => MaxPool2dConfig::new([2, 2])
+                .with_strides([2, 2])
+                .init()
+                .forward(x),
+            1 => x.clamp(0.0, 6.0),
+            2 => burn::tensor::activation::sigmoid(x),
+            3 => x.tanh(),
+            4 => burn::tensor::activation::gelu(x),
+            _ => relu(x),
+        };
+        net.head.forward(x.mean_dims(&[2, 3]).flatten::<2>(1, 3))
+    };
+    for which in 0..6 {
+        let mut values = vec![1.0; 16];
+        values[5] = f32::NAN;
+        let data = burn::tensor::TensorData::new(values, [1, 1, 4, 4]);
+        let x = Tensor::<4>::from_data(data, &Device::flex());
+        let graph = Graph::trace(&net, |m, x| forward(m, x, which), &x).unwrap();
+        let there = graph.to_device(&device);
+        let moved = x.to_device(&device);
+        assert!(matches!(there.engine(&moved), Some(Engine::Device(_))));
+        let outputs: Vec<f32> = there.forward(moved).try_into_vec_as().unwrap();
+        assert!(
+            outputs.iter().all(|value| value.is_nan()),
+            "{which}: {outputs:?}"
+        );
+    }
 }
 
 /// Inputs that are no pictures go through Burn.

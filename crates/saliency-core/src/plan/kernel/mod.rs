@@ -15,6 +15,9 @@ mod avx2;
 #[allow(unsafe_code)]
 mod avx512;
 pub(super) mod functions;
+#[cfg(target_arch = "aarch64")]
+#[allow(unsafe_code)]
+mod neon;
 mod portable;
 #[allow(unsafe_code)]
 mod shared;
@@ -165,6 +168,10 @@ pub(super) enum Isa {
     /// AVX-512 and matrix tiles.
     #[cfg(target_arch = "x86_64")]
     Amx,
+    /// Of which every 64-bit ARM has some; its tiles are written by hand, and the compiler
+    /// makes the other loops of the portable ones.
+    #[cfg(target_arch = "aarch64")]
+    Neon,
     /// The same products as with matrix tiles, by the portable loops.
     #[cfg(test)]
     Parts,
@@ -193,6 +200,10 @@ impl Isa {
                     all.push(Isa::Amx);
                 }
             }
+        }
+        #[cfg(target_arch = "aarch64")]
+        if std::arch::is_aarch64_feature_detected!("neon") {
+            all.push(Isa::Neon);
         }
         all
     }
@@ -240,6 +251,8 @@ impl Isa {
             Isa::Avx2 => avx2::tile(tile, sums),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 | Isa::Amx => avx512::tile(tile, sums),
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => neon::tile(tile, sums),
         }
     }
 
@@ -254,6 +267,8 @@ impl Isa {
             Isa::Avx2 => avx2::finish(finish),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 | Isa::Amx => avx512::finish(finish),
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => portable::finish(finish),
         }
     }
 }

@@ -70,6 +70,7 @@ impl<'a, T> Spread<'a, T> {
         unsafe { std::slice::from_raw_parts_mut(self.data.add(index * self.spacing), self.len) }
     }
 
+    #[cfg(target_arch = "x86_64")]
     pub(super) fn as_mut_ptr(&mut self) -> *mut T {
         self.data
     }

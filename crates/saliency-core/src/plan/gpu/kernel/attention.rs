@@ -4,8 +4,10 @@ use cubecl::prelude::*;
 
 /// Units of a cube that adds up a line.
 pub const UNITS: usize = 64;
-/// Units along each side of a cube that makes a product.
+/// Units along each side of a cube that makes a product, outputs of a unit, and both together.
 pub const BLOCK: usize = 16;
+const EACH: usize = 4;
+pub const SQUARE: usize = EACH * BLOCK;
 
 /// The sum over all units of a cube.
 #[cube]
@@ -204,7 +206,8 @@ fn start(row: u32, head: u32, layout: &Layout) -> u32 {
 }
 
 /// `out = scale * left * right` for each row and head, or added to what is there. Cubes take
-/// squares of the outputs.
+/// squares of [`SQUARE`] by [`SQUARE`] outputs, units every 16th of them along both sides. A
+/// factor whose lines are neighbours in memory (`turned`) is read along its lines.
 #[cube(launch_unchecked)]
 pub fn heads_product(
     left: &[f32],
@@ -215,47 +218,92 @@ pub fn heads_product(
     of_out: Layout,
     sizes: Sizes,
     scale: f32,
+    #[comptime] turned: [bool; 2],
     #[comptime] accumulate: bool,
 ) {
-    let mut lines = Shared::<[f32]>::new_slice(comptime![BLOCK * (BLOCK + 1)]);
-    let mut columns = Shared::<[f32]>::new_slice(comptime![BLOCK * (BLOCK + 1)]);
-    let row = CUBE_POS_Z / sizes.heads;
+    let mut lines = Shared::<[f32]>::new_slice(comptime![BLOCK * (SQUARE + 1)]);
+    let mut columns = Shared::<[f32]>::new_slice(comptime![BLOCK * (SQUARE + 1)]);
+    let block = comptime![BLOCK as u32];
+    let square = comptime![SQUARE as u32];
+    let pitch = comptime![(SQUARE + 1) as u32];
+    let squares = sizes.columns.div_ceil(square);
     let head = CUBE_POS_Z % sizes.heads;
+    let row = CUBE_POS_Z / sizes.heads;
+    let first_line = CUBE_POS_X / squares * square;
+    let first_column = CUBE_POS_X % squares * square;
     let left_start = start(row, head, &of_left);
     let right_start = start(row, head, &of_right);
-    let block = comptime![BLOCK as u32];
-    let pitch = comptime![(BLOCK + 1) as u32];
-    let line = CUBE_POS_Y * block + UNIT_POS_Y;
-    let column = CUBE_POS_X * block + UNIT_POS_X;
-    let mut sum = 0.0f32;
+    let across = UNIT_POS_X % block;
+    let down = UNIT_POS_X / block;
+    let mut sums = Array::<f32>::new(comptime![EACH * EACH]);
+    #[unroll]
+    for i in 0..comptime![EACH * EACH] {
+        sums[i] = 0.0f32;
+    }
     for first in range_stepped(0, sizes.inner, block) {
-        let mut value = 0.0f32;
-        if line < sizes.lines && first + UNIT_POS_X < sizes.inner {
-            let at = left_start + line * of_left.down + (first + UNIT_POS_X) * of_left.across;
-            value = left[at as usize];
+        #[unroll]
+        for i in 0..EACH {
+            let (line, k) = pair(across, down, comptime![i as u32], comptime![turned[0]]);
+            let mut value = 0.0f32;
+            if first_line + line < sizes.lines && first + k < sizes.inner {
+                let at = (first_line + line) * of_left.down + (first + k) * of_left.across;
+                value = left[(left_start + at) as usize];
+            }
+            lines[(k * pitch + line) as usize] = value;
+            let (column, k) = pair(across, down, comptime![i as u32], comptime![!turned[1]]);
+            let mut value = 0.0f32;
+            if first_column + column < sizes.columns && first + k < sizes.inner {
+                let at = (first + k) * of_right.down + (first_column + column) * of_right.across;
+                value = right[(right_start + at) as usize];
+            }
+            columns[(k * pitch + column) as usize] = value;
         }
-        lines[(UNIT_POS_Y * pitch + UNIT_POS_X) as usize] = value;
-        let mut value = 0.0f32;
-        if column < sizes.columns && first + UNIT_POS_Y < sizes.inner {
-            let at = right_start + (first + UNIT_POS_Y) * of_right.down + column * of_right.across;
-            value = right[at as usize];
-        }
-        columns[(UNIT_POS_Y * pitch + UNIT_POS_X) as usize] = value;
         sync_cube();
         #[unroll]
         for k in 0..BLOCK {
-            sum += lines[(UNIT_POS_Y * pitch) as usize + k]
-                * columns[UNIT_POS_X as usize + comptime![k * (BLOCK + 1)]];
+            let mut own = Array::<f32>::new(EACH);
+            #[unroll]
+            for i in 0..EACH {
+                own[i] = lines[down as usize + comptime![k * (SQUARE + 1) + i * BLOCK]];
+            }
+            #[unroll]
+            for j in 0..EACH {
+                let factor = columns[across as usize + comptime![k * (SQUARE + 1) + j * BLOCK]];
+                #[unroll]
+                for i in 0..EACH {
+                    sums[comptime![i * EACH + j]] += own[i] * factor;
+                }
+            }
         }
         sync_cube();
     }
-    if line < sizes.lines && column < sizes.columns {
-        let start = start(row, head, &of_out);
-        let at = (start + line * of_out.down + column * of_out.across) as usize;
-        let mut value = sum * scale;
-        if comptime![accumulate] {
-            value += out[at];
+    let start = start(row, head, &of_out);
+    #[unroll]
+    for i in 0..EACH {
+        #[unroll]
+        for j in 0..EACH {
+            let line = first_line + down + comptime![(i * BLOCK) as u32];
+            let column = first_column + across + comptime![(j * BLOCK) as u32];
+            if line < sizes.lines && column < sizes.columns {
+                let at = (start + line * of_out.down + column * of_out.across) as usize;
+                let mut value = sums[comptime![i * EACH + j]] * scale;
+                if comptime![accumulate] {
+                    value += out[at];
+                }
+                out[at] = value;
+            }
         }
-        out[at] = value;
+    }
+}
+
+/// Which value of a [`SQUARE`] by [`BLOCK`] part of a factor a unit loads: along the long side
+/// first, or along the short one.
+#[cube]
+fn pair(across: u32, down: u32, i: u32, #[comptime] long: bool) -> (u32, u32) {
+    let block = comptime![BLOCK as u32];
+    if long {
+        (across + block * i, down)
+    } else {
+        (down + block * i, across)
     }
 }

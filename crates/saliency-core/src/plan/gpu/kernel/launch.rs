@@ -102,34 +102,31 @@ impl Numbers {
     pub(super) fn arg(&self) -> BufferArg {
         argument(&self.handle, self.length)
     }
+
+    pub fn handle(&self) -> &Handle {
+        &self.handle
+    }
 }
 
 /// Places in a row of values, on the device.
 pub struct Offsets {
-    handle: Handle,
-    length: usize,
-    largest: u32,
+    pub(super) places: Numbers,
+    pub(super) largest: usize,
 }
 
 impl Offsets {
     pub fn new(client: &Client, data: &[u32]) -> Self {
         Offsets {
-            handle: client.create_from_slice(u32::as_bytes(data)),
-            length: data.len(),
-            largest: data.iter().copied().max().unwrap_or(0),
+            places: Numbers {
+                handle: client.create_from_slice(u32::as_bytes(data)),
+                length: data.len(),
+            },
+            largest: data.iter().copied().max().unwrap_or(0) as usize,
         }
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.length
-    }
-
-    pub(super) fn largest(&self) -> usize {
-        self.largest as usize
-    }
-
-    pub(super) fn arg(&self) -> BufferArg {
-        argument(&self.handle, self.length)
+    pub fn handle(&self) -> &Handle {
+        &self.places.handle
     }
 }
 
@@ -148,7 +145,7 @@ fn argument(handle: &Handle, length: usize) -> BufferArg {
 
 /// Memory that no kernel uses.
 pub(super) fn nothing(client: &Client) -> BufferArg {
-    argument(&client.empty(size_of::<f32>()), 1)
+    argument(&client.empty(4 * size_of::<f32>()), 1)
 }
 
 impl Reads {
@@ -249,6 +246,12 @@ impl Matrix {
     fn arg(&self, lanes: usize) -> BufferArg {
         argument(&self.handle, self.depth * self.wide / lanes)
     }
+
+    pub fn handles(&self) -> impl Iterator<Item = &Handle> {
+        [Some(&self.handle), self.bias.as_ref()]
+            .into_iter()
+            .flatten()
+    }
 }
 
 /// Cubes for so many units.
@@ -256,6 +259,12 @@ pub(super) fn cubes_for(client: &Client, units: usize) -> (CubeCount, CubeDim) {
     let cube_dim = CubeDim::new(client, units);
     let cube_count = calculate_cube_count_elemwise(client, units, cube_dim);
     (cube_count, cube_dim)
+}
+
+/// At least so many cubes, along two axes: one has room for few on some devices.
+pub(super) fn in_two(cubes: usize) -> CubeCount {
+    const WIDEST: usize = 1 << 15;
+    CubeCount::Static(cubes.min(WIDEST) as u32, cubes.div_ceil(WIDEST) as u32, 1)
 }
 
 /// What is done with values besides, before they are written.
@@ -296,8 +305,10 @@ impl<'a> Extra<'a> {
     }
 }
 
-/// Cubes that keep a GPU busy.
+/// Cubes that keep a GPU busy, where it does not say how many it runs at once.
 const BUSY: usize = 256;
+/// Cubes for each of its multiprocessors.
+const EACH: usize = 3;
 /// Fewest depths of a part of a product.
 const SHORTEST: usize = 4;
 
@@ -319,12 +330,15 @@ pub fn product(
     assert_eq!(values.next_multiple_of(DEPTH), weights.depth);
 
     let count = writes.count as usize;
+    let hardware = &client.properties().hardware;
+    let processors = hardware.num_streaming_multiprocessors;
+    let busy = processors.map_or(BUSY, |processors| EACH * processors as usize);
     let cubes = |high: usize| count.div_ceil(high * SIDE) * (weights.wide / WIDE);
-    let high = if cubes(8) >= BUSY { 8 } else { 4 };
+    let high = if cubes(8) >= busy { 8 } else { 4 };
     let depths = weights.depth / DEPTH;
-    let parts = match cubes(high) * 2 > BUSY {
+    let parts = match cubes(high) * 3 > busy * 2 {
         true => 1,
-        false => BUSY.div_ceil(cubes(high)).min(depths / SHORTEST).max(1),
+        false => busy.div_ceil(cubes(high)).min(depths / SHORTEST).max(1),
     };
     let each = depths.div_ceil(parts);
     let parts = depths.div_ceil(each);
@@ -559,14 +573,21 @@ impl Pooling {
     }
 }
 
-/// The largest value of each window. Returns which it was, as wide as the values.
-pub fn max_pool(client: &Client, source: &Values, pooling: Pooling, out: &mut Values) -> Values {
+/// The largest value of each window. Returns which it was, as wide as the values, where that is
+/// kept.
+pub fn max_pool(
+    client: &Client,
+    source: &Values,
+    pooling: Pooling,
+    out: &mut Values,
+    keep: bool,
+) -> Option<Values> {
     assert_eq!([source.rows, source.channels], [out.rows, out.channels]);
     let lanes = out.lanes();
-    let places = out.like(client);
+    let places = keep.then(|| out.like(client));
     let units = out.len() / lanes;
     let (cube_count, cube_dim) = cubes_for(client, units);
-    // SAFETY: `places` is as long as `out`, and reads outside the source are left out.
+    // SAFETY: `places` is as long as `out` or not written; reads outside the source are left out.
     unsafe {
         pointwise::max_pool::launch_unchecked(
             client,
@@ -575,11 +596,14 @@ pub fn max_pool(client: &Client, source: &Values, pooling: Pooling, out: &mut Va
             lanes,
             source.arg(lanes),
             out.arg(lanes),
-            places.arg(lanes),
+            places
+                .as_ref()
+                .map_or_else(|| nothing(client), |places| places.arg(lanes)),
             pooling.reads(source),
             out.writes(),
             pooling.dilation[0] as u32,
             pooling.dilation[1] as u32,
+            keep,
         );
     }
     places
@@ -622,21 +646,46 @@ pub fn max_pool_back(
 
 /// The mean over all positions, to the only one.
 pub fn mean(client: &Client, source: &Values, out: &mut Values) {
-    assert_eq!(out.len(), source.rows * source.channels);
-    let lanes = source.lanes();
-    let units = out.len() / lanes;
-    let (cube_count, cube_dim) = cubes_for(client, units);
-    // SAFETY: `out` has one position for those of `source`.
+    let scale = 1.0 / source.positions() as f32;
+    sum_positions(client, source, None, scale, out, Extra::default());
+}
+
+/// The sums of `a` times `b` over all positions, to the only one of `out`.
+pub fn sum_of_products(client: &Client, a: &Values, b: &Values, out: &mut Values, extra: Extra) {
+    sum_positions(client, a, Some(b), 1.0, out, extra);
+}
+
+fn sum_positions(
+    client: &Client,
+    a: &Values,
+    b: Option<&Values>,
+    scale: f32,
+    out: &mut Values,
+    extra: Extra,
+) {
+    assert_eq!(out.len(), a.rows * a.channels);
+    assert!(b.is_none_or(|b| b.len() == a.len()));
+    let lanes = a.lanes();
+    let vectors = a.channels / lanes;
+    let finish = extra.finish(out, false);
+    let cubes = a.rows * vectors.div_ceil(pointwise::TOGETHER);
+    // SAFETY: `out` has one position for those of `a` and `b`.
     unsafe {
-        pointwise::mean::launch_unchecked(
+        pointwise::sum_positions::launch_unchecked(
             client,
-            cube_count,
-            cube_dim,
+            in_two(cubes),
+            CubeDim::new_1d((pointwise::TOGETHER * pointwise::SHARES) as u32),
             lanes,
-            source.arg(lanes),
+            a.arg(lanes),
+            b.unwrap_or(a).arg(lanes),
+            extra.arg(lanes, || a.arg(lanes)),
             out.arg(lanes),
-            source.positions() as u32,
-            (source.channels / lanes) as u32,
+            a.rows as u32,
+            a.positions() as u32,
+            vectors as u32,
+            scale,
+            b.is_some(),
+            finish,
         );
     }
 }

@@ -3,8 +3,8 @@
 use cubecl::{client::Client, prelude::*};
 
 use super::{
-    attention::{self, BLOCK, Layout, LayoutLaunch, Sizes, SizesLaunch, UNITS},
-    launch::{Extra, Numbers, Offsets, Pooling, Values, cubes_for, nothing},
+    attention::{self, BLOCK, Layout, LayoutLaunch, SQUARE, Sizes, SizesLaunch, UNITS},
+    launch::{Extra, Numbers, Offsets, Pooling, Values, cubes_for, in_two, nothing},
     layers::{self, CopiesLaunch, Kind},
 };
 use crate::plan::buffer::Geometry;
@@ -97,29 +97,6 @@ pub fn gate(client: &Client, a: &Values, b: &Values, out: &mut Values, extra: Ex
             a.positions() as u32,
             a.channels as u32,
             spread,
-            finish,
-        );
-    }
-}
-
-/// The sums of `a` times `b` over all positions, to the only one of `out`.
-pub fn gate_sum(client: &Client, a: &Values, b: &Values, out: &mut Values, extra: Extra) {
-    assert_eq!(a.len(), b.len());
-    assert_eq!(out.len(), a.rows * a.channels);
-    let finish = extra.finish(out, false);
-    let (cube_count, cube_dim) = cubes_for(client, out.len());
-    // SAFETY: `out` has one position for those of `a` and `b`.
-    unsafe {
-        layers::gate_sum::launch_unchecked(
-            client,
-            cube_count,
-            cube_dim,
-            a.arg(1),
-            b.arg(1),
-            extra.arg(1, || a.arg(1)),
-            out.arg(1),
-            a.positions() as u32,
-            a.channels as u32,
             finish,
         );
     }
@@ -218,13 +195,18 @@ pub struct Span<'a> {
 }
 
 impl Span<'_> {
+    /// Whether it writes every value of the target.
+    pub fn fills(&self, target: &Values) -> bool {
+        self.channels == target.channels && self.starts.places.len() == target.positions()
+    }
+
     fn copies(&self, source: &Values, target: &Values) -> (CopiesLaunch, usize) {
         assert_eq!(source.rows, target.rows);
         let row = |values: &Values| values.positions() * values.channels;
-        let last = self.starts.largest() + (self.channels - 1) * self.spacing;
+        let last = self.starts.largest + (self.channels - 1) * self.spacing;
         assert!(last < row(source));
         assert!(self.channel + self.channels <= target.channels);
-        assert!(self.position + self.starts.len() <= target.positions());
+        assert!(self.position + self.starts.places.len() <= target.positions());
         let copies = CopiesLaunch::new(
             row(source) as u32,
             row(target) as u32,
@@ -233,7 +215,10 @@ impl Span<'_> {
             target.channels as u32,
             self.channels as u32,
         );
-        (copies, source.rows * self.starts.len() * self.channels)
+        (
+            copies,
+            source.rows * self.starts.places.len() * self.channels,
+        )
     }
 }
 
@@ -247,7 +232,7 @@ pub fn copy(client: &Client, span: Span, source: &Values, out: &mut Values) {
             cube_count,
             cube_dim,
             source.arg(1),
-            span.starts.arg(),
+            span.starts.places.arg(),
             out.arg(1),
             copies,
             units as u32,
@@ -266,7 +251,7 @@ pub fn copy_back(client: &Client, span: Span, gradient: &Values, out: &mut Value
             cube_count,
             cube_dim,
             gradient.arg(1),
-            span.starts.arg(),
+            span.starts.places.arg(),
             out.arg(1),
             copies,
             units as u32,
@@ -297,10 +282,8 @@ pub fn fill(client: &Client, values: &Numbers, position: usize, out: &mut Values
 
 /// A cube for each line of channels.
 fn lines(values: &Values) -> (CubeCount, CubeDim, u32) {
-    const WIDEST: usize = 1 << 15;
     let lines = values.rows * values.positions();
-    let count = CubeCount::Static(lines.min(WIDEST) as u32, lines.div_ceil(WIDEST) as u32, 1);
-    (count, CubeDim::new_1d(UNITS as u32), lines as u32)
+    (in_two(lines), CubeDim::new_1d(UNITS as u32), lines as u32)
 }
 
 /// LayerNorm over the channels of each position. Returns the standardised values and the inverse
@@ -463,18 +446,16 @@ pub fn heads_product(
     of_left.check(left, heads, lines, inner);
     of_right.check(right, heads, inner, columns);
     of_out.check(out, heads, lines, columns);
-    let block = BLOCK as u32;
-    let cube_count = CubeCount::Static(
-        columns.div_ceil(block),
-        lines.div_ceil(block),
-        out.rows as u32 * heads,
-    );
+    let square = SQUARE as u32;
+    let squares = columns.div_ceil(square) * lines.div_ceil(square);
+    let cube_count = CubeCount::Static(squares, 1, out.rows as u32 * heads);
+    let turned = [of_left, of_right].map(|layout| layout.down == 1);
     // SAFETY: the last value of each layout lies in its buffer.
     unsafe {
         attention::heads_product::launch_unchecked(
             client,
             cube_count,
-            CubeDim::new_2d(block, block),
+            CubeDim::new_1d((BLOCK * BLOCK) as u32),
             left.arg(1),
             right.arg(1),
             out.arg(1),
@@ -483,6 +464,7 @@ pub fn heads_product(
             of_out.launched(),
             SizesLaunch::new(heads, lines, columns, inner),
             scale,
+            turned,
             accumulate,
         );
     }

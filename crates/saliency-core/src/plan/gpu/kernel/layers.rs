@@ -2,7 +2,7 @@
 
 use cubecl::prelude::*;
 
-use super::{Finish, Reads, Writes, finish, place};
+use super::{Finish, Reads, Writes, finish, place, reached};
 
 /// A function of single values, whose numbers are given when it runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -19,10 +19,17 @@ pub enum Kind {
     Clamp,
 }
 
+/// Between two numbers; what is no number stays so, as it need not with `clamp`.
+#[cube]
+fn bounded(x: f32, low: f32, high: f32) -> f32 {
+    let x = select(x < low, low, x);
+    select(x > high, high, x)
+}
+
 /// e^x where it is neither zero nor infinite.
 #[cube]
 fn exp(x: f32) -> f32 {
-    f32::exp(clamp(x, -87.0f32, 88.0f32))
+    f32::exp(bounded(x, -87.0f32, 88.0f32))
 }
 
 #[cube]
@@ -101,7 +108,7 @@ fn at(x: f32, a: f32, b: f32, #[comptime] kind: Kind) -> (f32, f32) {
         }
         Kind::HardSigmoid => {
             let y = a * x + b;
-            let inside = clamp(y, 0.0f32, 1.0f32);
+            let inside = bounded(y, 0.0f32, 1.0f32);
             (inside, select(inside == y, a, 0.0f32))
         }
         Kind::HardSwish => {
@@ -112,7 +119,7 @@ fn at(x: f32, a: f32, b: f32, #[comptime] kind: Kind) -> (f32, f32) {
         }
         Kind::Clamp => {
             let inside = x >= a && x <= b;
-            (clamp(x, a, b), select(inside, 1.0f32, 0.0f32))
+            (bounded(x, a, b), select(inside, 1.0f32, 0.0f32))
         }
     }
 }
@@ -181,37 +188,6 @@ pub fn gate(
         }
         let value = Vector::new(a[ABSOLUTE_POS] * b[factor as usize]);
         finish::<Const<1>>(value, ABSOLUTE_POS, 0usize, other, other, out, how);
-    }
-}
-
-/// The sums over all positions of products.
-#[cube(launch_unchecked)]
-pub fn gate_sum(
-    a: &[f32],
-    b: &[f32],
-    other: &[Vector<f32, Const<1>>],
-    out: &mut [Vector<f32, Const<1>>],
-    positions: u32,
-    channels: u32,
-    #[comptime] how: Finish,
-) {
-    if ABSOLUTE_POS < out.len() {
-        let unit = ABSOLUTE_POS as u32;
-        let start = unit / channels * positions * channels + unit % channels;
-        let mut sum = 0.0f32;
-        for position in 0..positions {
-            let at = (start + position * channels) as usize;
-            sum += a[at] * b[at];
-        }
-        finish::<Const<1>>(
-            Vector::new(sum),
-            ABSOLUTE_POS,
-            0usize,
-            other,
-            other,
-            out,
-            how,
-        );
     }
 }
 
@@ -286,15 +262,13 @@ pub fn depthwise_back(
         let mut sum = 0.0f32;
         for tap_y in 0..reads.window_y {
             let from_y = y as i32 - reads.origin_y - (tap_y * dilation_y) as i32;
-            let out_y = from_y / reads.step_y;
-            let fits = from_y >= 0 && from_y % reads.step_y == 0;
-            if fits && out_y < reads.height as i32 {
+            let (in_y, out_y) = reached(from_y, reads.step_y, reads.height);
+            if in_y {
                 for tap_x in 0..reads.window_x {
                     let from_x = x as i32 - reads.origin_x - (tap_x * dilation_x) as i32;
-                    let out_x = from_x / reads.step_x;
-                    let fits = from_x >= 0 && from_x % reads.step_x == 0;
-                    if fits && out_x < reads.width as i32 {
-                        let position = out_y as u32 * reads.width + out_x as u32;
+                    let (in_x, out_x) = reached(from_x, reads.step_x, reads.width);
+                    if in_x {
+                        let position = out_y * reads.width + out_x;
                         let at = row * reads.height * reads.width + position;
                         let tap = tap_y * reads.window_x + tap_x;
                         let mut term = gradient[(at * reads.pitch + channel) as usize]

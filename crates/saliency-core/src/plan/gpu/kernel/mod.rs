@@ -17,11 +17,11 @@ use cubecl::prelude::*;
 pub use attention::{Layout, Sizes};
 pub use launch::{
     Extra, Matrix, Numbers, Offsets, Pooling, Values, combine, gather, max_pool, max_pool_back,
-    mean, mean_back, product, to_planes, to_values, zeros,
+    mean, mean_back, product, sum_of_products, to_planes, to_values, zeros,
 };
 pub use launch_layers::{
     Factors, Span, Windows, activate, affine, copy, copy_back, depthwise, depthwise_back, fill,
-    gate, gate_sum, heads_product, norm, norm_back, softmax, softmax_back,
+    gate, heads_product, norm, norm_back, softmax, softmax_back,
 };
 pub use layers::Kind;
 
@@ -105,6 +105,15 @@ fn address(index: u32, writes: &Writes) -> u32 {
     let y = y * writes.step_y + writes.origin_y;
     let x = x * writes.step_x + writes.origin_x;
     ((row * writes.height + y) * writes.width + x) * writes.pitch + writes.first
+}
+
+/// Whether a step forward from some output comes to a position, and from which: the other way
+/// round than windows read.
+#[cube]
+fn reached(from: i32, step: i32, outputs: u32) -> (bool, u32) {
+    let output = from / step;
+    let reached = from >= 0 && from % step == 0 && output < outputs as i32;
+    (reached, output as u32)
 }
 
 /// Some of four values.

@@ -2,7 +2,7 @@
 
 use cubecl::prelude::*;
 
-use super::{Finish, Reads, Writes, finish, place};
+use super::{Finish, Reads, Writes, finish, place, reached};
 
 /// Single values: `a` (or nothing), and what [`Finish`] says.
 #[cube(launch_unchecked)]
@@ -63,6 +63,7 @@ pub fn max_pool<O: Size>(
     writes: Writes,
     dilation_y: u32,
     dilation_x: u32,
+    #[comptime] keep: bool,
 ) {
     if ABSOLUTE_POS < out.len() {
         let vectors = writes.channels / out.vector_size() as u32;
@@ -93,12 +94,18 @@ pub fn max_pool<O: Size>(
                         let more = value.greater_than(&best);
                         best = select_many(more, value, best);
                         which = select_many(more, tap, which);
+                        // What is no number is not lost among those that are.
+                        let none = value.is_nan();
+                        best = select_many(none, value, best);
+                        which = select_many(none, tap, which);
                     }
                 }
             }
         }
         out[ABSOLUTE_POS] = best;
-        places[ABSOLUTE_POS] = which;
+        if keep {
+            places[ABSOLUTE_POS] = which;
+        }
     }
 }
 
@@ -126,16 +133,14 @@ pub fn max_pool_back<O: Size>(
         let mut sum = Vector::<f32, O>::new(0.0f32);
         for tap_y in 0..reads.window_y {
             let from_y = y as i32 - reads.origin_y - (tap_y * dilation_y) as i32;
-            let out_y = from_y / reads.step_y;
-            let fits = from_y >= 0 && from_y % reads.step_y == 0;
-            if fits && out_y < reads.height as i32 {
+            let (in_y, out_y) = reached(from_y, reads.step_y, reads.height);
+            if in_y {
                 for tap_x in 0..reads.window_x {
                     let from_x = x as i32 - reads.origin_x - (tap_x * dilation_x) as i32;
-                    let out_x = from_x / reads.step_x;
-                    let fits = from_x >= 0 && from_x % reads.step_x == 0;
-                    if fits && out_x < reads.width as i32 {
-                        let line = row * reads.height + out_y as u32;
-                        let at = ((line * reads.width + out_x as u32) * vectors + vector) as usize;
+                    let (in_x, out_x) = reached(from_x, reads.step_x, reads.width);
+                    if in_x {
+                        let line = row * reads.height + out_y;
+                        let at = ((line * reads.width + out_x) * vectors + vector) as usize;
                         let tap = Vector::<u32, O>::new(tap_y * reads.window_x + tap_x);
                         sum += select_many(places[at].equal(&tap), gradient[at], zero);
                     }
@@ -146,22 +151,53 @@ pub fn max_pool_back<O: Size>(
     }
 }
 
-/// The mean over all positions.
+/// Vectors of channels that a cube adds up, and units that share the positions of each.
+pub const TOGETHER: usize = 16;
+pub const SHARES: usize = 16;
+
+/// The sums over all positions of `a`, or of `a` times `b`, times a scale. A cube makes
+/// [`TOGETHER`] vectors of a row.
 #[cube(launch_unchecked)]
-pub fn mean<O: Size>(
-    source: &[Vector<f32, O>],
+pub fn sum_positions<O: Size>(
+    a: &[Vector<f32, O>],
+    b: &[Vector<f32, O>],
+    other: &[Vector<f32, O>],
     out: &mut [Vector<f32, O>],
+    rows: u32,
     positions: u32,
     vectors: u32,
+    scale: f32,
+    #[comptime] weighted: bool,
+    #[comptime] how: Finish,
 ) {
-    if ABSOLUTE_POS < out.len() {
-        let unit = ABSOLUTE_POS as u32;
-        let start = unit / vectors * positions * vectors + unit % vectors;
-        let mut sum = Vector::<f32, O>::new(0.0f32);
-        for position in 0..positions {
-            sum += source[(start + position * vectors) as usize];
+    let mut shared = Shared::<[Vector<f32, O>]>::new_slice(comptime![TOGETHER * SHARES]);
+    let blocks = vectors.div_ceil(comptime![TOGETHER as u32]);
+    let row = CUBE_POS as u32 / blocks;
+    let across = UNIT_POS_X % comptime![TOGETHER as u32];
+    let share = UNIT_POS_X / comptime![TOGETHER as u32];
+    let vector = CUBE_POS as u32 % blocks * comptime![TOGETHER as u32] + across;
+    let mut sum = Vector::<f32, O>::new(0.0f32);
+    if row < rows && vector < vectors {
+        for position in range_stepped(share, positions, comptime![SHARES as u32]) {
+            let at = ((row * positions + position) * vectors + vector) as usize;
+            if comptime![weighted] {
+                sum += a[at] * b[at];
+            } else {
+                sum += a[at];
+            }
         }
-        out[ABSOLUTE_POS] = sum / Vector::new(positions as f32);
+    }
+    shared[UNIT_POS_X as usize] = sum;
+    sync_cube();
+    if share == 0 && row < rows && vector < vectors {
+        let mut all = Vector::<f32, O>::new(0.0f32);
+        #[unroll]
+        for i in 0..SHARES {
+            all += shared[across as usize + comptime![i * TOGETHER]];
+        }
+        let at = (row * vectors + vector) as usize;
+        let all = all * Vector::new(scale);
+        finish::<O>(all, at, 0usize, other, other, out, how);
     }
 }
 

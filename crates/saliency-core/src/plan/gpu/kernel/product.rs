@@ -2,7 +2,7 @@
 
 use cubecl::prelude::*;
 
-use super::{Finish, Four, Reads, Writes, address, finish, place, take};
+use super::{Finish, Four, Reads, Writes, address, finish, place, reached, take};
 
 /// Units along each side of a cube.
 pub const SIDE: usize = 16;
@@ -81,7 +81,7 @@ pub fn product<A: Size, O: Size>(
     }
     let start = CUBE_POS_Z * depths.each;
     let end = min(start + depths.each, depths.all);
-    let mut value = start * comptime![DEPTH as u32] + part * 4;
+    let value = start * comptime![DEPTH as u32] + part * 4;
     let mut channel = value % reads.channels;
     let mut tap_x = value / reads.channels % reads.window_x;
     let mut tap_y = value / reads.channels / reads.window_x;
@@ -91,41 +91,39 @@ pub fn product<A: Size, O: Size>(
     for i in 0..high {
         sums[i] = Four::new(0.0f32);
     }
+    // What is next in shared memory is on its way while this is added up.
+    let mut next = Array::<Four>::new(loads);
+    let mut row = start * comptime![DEPTH as u32] + down;
+    let mut factors = weights[(row * depths.spacing + first_vector) as usize];
+    load::<A>(
+        source, &rows, &ys, &xs, &mut next, tap_y, tap_x, channel, &reads, tile,
+    );
 
     for depth in start..end {
         #[unroll]
         for i in 0..loads {
-            let mut four = Four::new(0.0f32);
-            if comptime![tile.vectors] {
-                let y = ys[i] + tap_y as i32;
-                let x = xs[i] + tap_x as i32;
-                if tap_y < reads.window_y && inside(y, x, &reads) {
-                    let read = source[(at(rows[i], y, x, channel, &reads) / 4) as usize];
-                    #[unroll]
-                    for j in 0..4usize {
-                        four.insert(j, read.extract(j));
-                    }
-                }
-            } else {
-                #[unroll]
-                for j in 0..4usize {
-                    let value = value + comptime![j as u32];
-                    let tap = value / reads.channels;
-                    let y = ys[i] + (tap / reads.window_x) as i32;
-                    let x = xs[i] + (tap % reads.window_x) as i32;
-                    if tap / reads.window_x < reads.window_y && inside(y, x, &reads) {
-                        let channel = value % reads.channels;
-                        let read = source[at(rows[i], y, x, channel, &reads) as usize];
-                        four.insert(j, read.extract(0usize));
-                    }
+            let line = lane + comptime![(i * LINES) as u32];
+            windows[(line * comptime![PITCH as u32] + part) as usize] = next[i];
+        }
+        panel[UNIT_POS_X as usize] = factors;
+        sync_cube();
+
+        if depth + 1 < end {
+            channel += comptime![DEPTH as u32];
+            while channel >= reads.channels {
+                channel -= reads.channels;
+                tap_x += 1;
+                if tap_x == reads.window_x {
+                    tap_x = 0;
+                    tap_y += 1;
                 }
             }
-            let line = lane + comptime![(i * LINES) as u32];
-            windows[(line * comptime![PITCH as u32] + part) as usize] = four;
+            row += comptime![DEPTH as u32];
+            factors = weights[(row * depths.spacing + first_vector) as usize];
+            load::<A>(
+                source, &rows, &ys, &xs, &mut next, tap_y, tap_x, channel, &reads, tile,
+            );
         }
-        let row = depth * comptime![DEPTH as u32] + down;
-        panel[UNIT_POS_X as usize] = weights[(row * depths.spacing + first_vector) as usize];
-        sync_cube();
 
         #[unroll]
         for k in 0..VECTORS {
@@ -145,19 +143,6 @@ pub fn product<A: Size, O: Size>(
             }
         }
         sync_cube();
-
-        value += comptime![DEPTH as u32];
-        if comptime![tile.vectors] {
-            channel += comptime![DEPTH as u32];
-            while channel >= reads.channels {
-                channel -= reads.channels;
-                tap_x += 1;
-                if tap_x == reads.window_x {
-                    tap_x = 0;
-                    tap_y += 1;
-                }
-            }
-        }
     }
 
     let lanes = O::value();
@@ -191,6 +176,60 @@ pub fn product<A: Size, O: Size>(
                 }
             }
         }
+    }
+}
+
+/// Four values of each window that a unit loads, from a position and channel of it on.
+#[cube]
+fn load<A: Size>(
+    source: &[Vector<f32, A>],
+    rows: &Array<u32>,
+    ys: &Array<i32>,
+    xs: &Array<i32>,
+    next: &mut Array<Four>,
+    tap_y: u32,
+    tap_x: u32,
+    channel: u32,
+    reads: &Reads,
+    #[comptime] tile: Tile,
+) {
+    #[unroll]
+    for i in 0..comptime![tile.high * SIDE / LINES] {
+        let mut four = Four::new(0.0f32);
+        if comptime![tile.vectors] {
+            let y = ys[i] + tap_y as i32;
+            let x = xs[i] + tap_x as i32;
+            if tap_y < reads.window_y && inside(y, x, reads) {
+                let read = source[(at(rows[i], y, x, channel, reads) / 4) as usize];
+                #[unroll]
+                for j in 0..4usize {
+                    four.insert(j, read.extract(j));
+                }
+            }
+        } else {
+            let mut channel = channel;
+            let mut tap_x = tap_x;
+            let mut tap_y = tap_y;
+            #[unroll]
+            for j in 0..4usize {
+                let y = ys[i] + tap_y as i32;
+                let x = xs[i] + tap_x as i32;
+                if tap_y < reads.window_y && inside(y, x, reads) {
+                    let read = source[at(rows[i], y, x, channel, reads) as usize];
+                    four.insert(j, read.extract(0usize));
+                }
+                channel += 1;
+                if channel == reads.channels {
+                    channel = 0;
+                    tap_x += 1;
+                    if tap_x == reads.window_x {
+                        tap_x = 0;
+                        tap_y += 1;
+                    }
+                }
+            }
+        }
+        next[i] = four;
     }
 }
 
@@ -257,15 +296,14 @@ pub fn gather<A: Size>(
         let mut sums = Vector::<f32, A>::new(0.0f32);
         for tap_y in 0..reads.window_y {
             let from_y = y as i32 - reads.origin_y - tap_y as i32;
-            let out_y = from_y / reads.step_y;
-            let fits = from_y >= 0 && from_y % reads.step_y == 0;
-            if fits && out_y < reads.height as i32 {
+            let (in_y, out_y) = reached(from_y, reads.step_y, reads.height);
+            if in_y {
                 for tap_x in 0..reads.window_x {
                     let from_x = x as i32 - reads.origin_x - tap_x as i32;
-                    let out_x = from_x / reads.step_x;
-                    let fits = from_x >= 0 && from_x % reads.step_x == 0;
-                    if fits && out_x < reads.width as i32 {
-                        let start = at(row * reads.height, out_y, out_x, 0, &reads) / lanes;
+                    let (in_x, out_x) = reached(from_x, reads.step_x, reads.width);
+                    if in_x {
+                        let row = row * reads.height;
+                        let start = at(row, out_y as i32, out_x as i32, 0, &reads) / lanes;
                         let tap = tap_y * reads.window_x + tap_x;
                         let own = (tap * writes.channels + channel) * vectors;
                         for vector in 0..vectors {
