@@ -47,6 +47,13 @@ deny:
 doc:
     RUSTDOCFLAGS="-D warnings" cargo doc --release --workspace --no-deps {{features}}
 
+# The CPU's kernels on 64-bit ARM under QEMU (Debian: gcc-aarch64-linux-gnu and qemu-user-static)
+test-arm:
+    rustup target add aarch64-unknown-linux-gnu
+    CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc \
+    CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="qemu-aarch64-static -L /usr/aarch64-linux-gnu" \
+    cargo test --release -p saliency-core --features flex --target aarch64-unknown-linux-gnu --lib plan::
+
 # Time, memory and evaluations beside PyTorch + Captum: target/bench and tables
 bench *args: venv
     cargo build --release --workspace --bin saliency --example bench --example frozen {{features}}

@@ -211,6 +211,10 @@ impl DeepLift {
             };
             return Ok((values.into(), differences(goal, outputs)?));
         }
+        let (graph, node) = match node == graph.input() {
+            true => (graph.folded_once(), graph.folded_once().input()),
+            false => (graph, node),
+        };
         let now = graph.activations(input.into())?;
         let before = graph.activations(baseline.into())?;
         let value = |all: &Activations, id| match all.get(id) {
@@ -271,10 +275,6 @@ impl<const D: usize> Method<D> for DeepLift {
         run: &Run,
     ) -> Result<Outcome<D>, Error> {
         let graph = inside(model, "deeplift")?;
-        let graph = match graph.plan(input) {
-            Some(_) => graph,
-            None => graph.folded_once(),
-        };
         let (values, delta) = self.at(graph, graph.input(), input, goal, run)?;
         Ok(Outcome {
             values: values.tensor(),
