@@ -92,7 +92,7 @@ def main():
     parser.add_argument("--photo", type=Path, help="a photograph; else a synthetic one")
     parser.add_argument("--write-docs", action="store_true", help="put the tables into docs/benchmarks.md")
     args = parser.parse_args()
-    wanted = args.only.split(",")
+    wanted, on_gpu = args.only.split(","), []
     unknown = [part for part in wanted if part not in PARTS]
     if unknown:
         parser.error(f"unknown part {unknown[0]}; there are {', '.join(PARTS)}")
@@ -117,7 +117,7 @@ def main():
         wanted = []
         commands = {"ours": [*commands["ours"], args.device], "peer": [*commands["peer"], "cuda"]}
         keep = lambda found: write(f"gpu-{args.device}", {**about, **found})
-        gpu.measure(commands, args.device, timed, rounds, args.quick, OUT, log, keep)
+        on_gpu = gpu.measure(commands, args.device, timed, rounds, args.quick, OUT, log, keep)["results"]
     compiled = {"TORCHINDUCTOR_CACHE_DIR": str(OUT / "inductor")}
     if {"warm", "scaling", "counts"} & set(wanted):
         with Server(commands["ours"], OUT / "ours.log") as ours, Server(commands["peer"], OUT / "peer.log", compiled) as peer:
@@ -160,7 +160,7 @@ def main():
     if args.write_docs:
         report.insert(ROOT / "docs" / "benchmarks.md", text)
     found = (read("warm") or {}).get("results", []) if "warm" in wanted else []
-    bad = [r for r in found if not r.get("agree")]
+    bad = [r for r in found if not r.get("agree")] + [r for r in on_gpu if not r.get("agree", True)]
     if bad:
         sys.exit("not compared: " + "; ".join(f"{r['network']} {r['title']}" for r in bad))
 

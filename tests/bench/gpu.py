@@ -2,7 +2,8 @@
 
 PyTorch runs in f32 (eager and channels_last, TensorFloat-32 off), with TensorFloat-32, and under bf16
 autocast; this project in f32, f16 and bf16. The map of every one is compared with PyTorch's own
-in f32: for bf16 and TensorFloat-32 the distance is what that arithmetic costs.
+in f32: for bf16 and TensorFloat-32 the distance is what that arithmetic costs. This project's own in
+f32 must be as near as PyTorch's in another layout, up to a factor.
 """
 
 import subprocess
@@ -15,6 +16,9 @@ from warm import Cell, ask, gradients
 MODES = ("eager", "channels_last", "tf32", "bf16")
 PRECISIONS = {"cuda": ("f32", "f16", "bf16"), "wgpu": ("f32", "f16")}
 BATCH = 50
+# How far a map in f32 may be from PyTorch's: as a multiple of what another layout does there, and besides.
+FACTOR = 5
+SMALL = 1e-3
 LIMIT = 300
 FULL = [
     gradients(1, 10),
@@ -84,6 +88,12 @@ def one(ours, peer, cell, network, precisions, rounds, out, log):
             f"  {network}, {cell.title}, {name}: {1e3 * found['seconds']['median']:.2f} ms, first {found['first']:.2f} s, "
             f"map {found['distance']:.1e} from PyTorch's in f32"
         )
+    distances = {name: found["distance"] for name, found in result["variants"].items()}
+    if not cell.sampled and "saliency f32" in distances:
+        allowed = FACTOR * distances.get("PyTorch channels_last", 0.0) + SMALL
+        result["agree"] = distances["saliency f32"] <= allowed
+        if not result["agree"]:
+            log(f"  {network}, {cell.title}: the map in f32 is further from PyTorch's than {allowed:.1e}")
     return result
 
 

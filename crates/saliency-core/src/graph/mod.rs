@@ -219,13 +219,9 @@ impl Graph {
             && self.check_input(&input.dims()).is_ok()
             && let Some(device) = crate::plan::DevicePlan::device_of(input)
         {
-            let compiled = &self.compiled.device;
-            if compiled.get().is_none() {
-                // Where there is no memory for it now, Burn's operations may do with less.
-                let plan = crate::plan::DevicePlan::new(self, &device).ok()?;
-                compiled.get_or_init(|| plan);
-            }
-            let plan = compiled.get().and_then(Option::as_ref);
+            // Where there is no memory for it, Burn's operations may do with less.
+            let new = || crate::plan::DevicePlan::new(self, &device).unwrap_or(None);
+            let plan = self.compiled.device.get_or_init(new).as_ref();
             return plan.filter(|plan| plan.is_on(&device)).map(Engine::Device);
         }
         None

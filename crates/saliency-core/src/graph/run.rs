@@ -144,21 +144,16 @@ impl Graph {
         {
             let (x, name) = (input.clone().tensor::<4>(), &self.node(layer).name);
             if let Some(engine) = self.engine(&x).filter(|engine| engine.taps(name)) {
-                let found = guarded(&shape, || {
+                let (value, gradient) = guarded(&shape, || {
                     if let Some((outputs, recorded)) = self.recorded(goal)
                         && recorded.node.as_ref() == Some(name)
                         && let Some(tape) = recorded.tape()
                     {
-                        return engine.at_node(outputs, &tape, goal).map(Some);
+                        return engine.at_recorded(outputs, &tape, goal);
                     }
-                    let recorded = engine.record(x, Some(name))?;
-                    recorded
-                        .map(|(outputs, tape)| engine.at_node(&outputs, &tape, goal))
-                        .transpose()
+                    engine.at_node(x, name, goal)
                 })??;
-                if let Some((value, gradient)) = found {
-                    return Ok(vec![(value.into(), gradient.into())]);
-                }
+                return Ok(vec![(value.into(), gradient.into())]);
             }
         }
         if let Some((folded, layers)) = self.folded_at(layers) {

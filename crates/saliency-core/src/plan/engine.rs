@@ -121,9 +121,26 @@ impl Engine<'_> {
         }
     }
 
-    /// The values of the node that a batch was recorded for and the gradient of the score at
-    /// them, `[rows, channels, height, width]` each.
+    /// The values of a node and the gradient of the score at them, `[rows, channels, height,
+    /// width]` each.
     pub fn at_node(
+        self,
+        input: Tensor<4>,
+        node: &str,
+        goal: &Goal,
+    ) -> Result<(Tensor<4>, Tensor<4>), Error> {
+        match self {
+            Engine::Host(plan) => {
+                let (outputs, tape) = plan.record(input, Some(node))?;
+                plan.at_node(&outputs, &tape, goal)
+            }
+            #[cfg(feature = "gpu")]
+            Engine::Device(plan) => plan.at_node(input, node, goal),
+        }
+    }
+
+    /// The same of the node that a batch was recorded for.
+    pub fn at_recorded(
         self,
         outputs: &Tensor<2>,
         tape: &Tape,
@@ -132,7 +149,7 @@ impl Engine<'_> {
         match (self, tape) {
             (Engine::Host(plan), Tape::Host(tape)) => plan.at_node(outputs, tape, goal),
             #[cfg(feature = "gpu")]
-            (Engine::Device(plan), Tape::Device(tape)) => plan.at_node(outputs, tape, goal),
+            (Engine::Device(plan), Tape::Device(tape)) => plan.at_recorded(outputs, tape, goal),
             #[cfg(feature = "gpu")]
             _ => unreachable!("a graph's tapes are its engine's"),
         }

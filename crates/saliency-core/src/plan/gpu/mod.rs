@@ -164,9 +164,28 @@ impl Plan {
         self.plan.taps(node)
     }
 
-    /// The values of the node that a batch was recorded for and the gradient of the score at
-    /// them, `[rows, channels, height, width]` each.
+    /// The values of a node and the gradient of the score at them, `[rows, channels, height,
+    /// width]` each.
     pub fn at_node(
+        &self,
+        input: Tensor<4>,
+        node: &str,
+        goal: &Goal,
+    ) -> Result<(Tensor<4>, Tensor<4>), Error> {
+        let tap = Some(self.plan.named[node]);
+        let (mut values, mut gradients) = (Vec::new(), Vec::new());
+        for range in self.parts(input.dims()[0]) {
+            let (outputs, tape) = self.forward(&narrowed(&input, &range), true, tap);
+            let goal = goal.slice(range.start, range.end);
+            let (value, gradient) = self.at_recorded(&outputs, &tape, &goal)?;
+            values.push(value);
+            gradients.push(gradient);
+        }
+        Ok((joined(values), joined(gradients)))
+    }
+
+    /// The same of the node that a batch was recorded for.
+    pub fn at_recorded(
         &self,
         outputs: &Tensor<2>,
         tape: &Tape,
@@ -241,7 +260,8 @@ fn rows_at_once(client: &Client, plan: &super::Plan) -> usize {
     let (along, _, deep) = properties.hardware.max_cube_count;
     let bytes = (properties.memory.max_page_size as usize).min(u32::MAX as usize);
     let values = bytes / size_of::<f32>();
-    let budget = properties.memory.max_memory().map_or(KEPT, |all| all / 4) as usize;
+    let budget = properties.memory.max_memory().map_or(KEPT, |all| all / 4);
+    let budget = usize::try_from(budget).unwrap_or(usize::MAX);
     let mut kept = plan.kept;
     let mut rows = usize::MAX;
     for (buffer, rectified) in plan.buffers.iter().zip(&plan.rectified) {
@@ -254,6 +274,10 @@ fn rows_at_once(client: &Client, plan: &super::Plan) -> usize {
     for step in &plan.steps {
         if let Step::Attention(attention) = step {
             let scores = attention.queries.positions * attention.keys.positions;
+            let squares = kernel::squares(attention.queries.positions, attention.keys.positions);
+            if squares > along as usize {
+                return 0;
+            }
             let by_cubes = deep as usize / attention.heads;
             rows = rows.min(by_cubes).min(values / (scores * attention.heads));
         }

@@ -426,6 +426,11 @@ impl Layout {
     }
 }
 
+/// Cubes that make a matrix.
+pub fn squares(lines: usize, columns: usize) -> usize {
+    lines.div_ceil(SQUARE) * columns.div_ceil(SQUARE)
+}
+
 /// `out = scale * left * right` for each row and head, or added to what is there.
 pub fn heads_product(
     client: &Client,
@@ -446,8 +451,7 @@ pub fn heads_product(
     of_left.check(left, heads, lines, inner);
     of_right.check(right, heads, inner, columns);
     of_out.check(out, heads, lines, columns);
-    let square = SQUARE as u32;
-    let squares = columns.div_ceil(square) * lines.div_ceil(square);
+    let squares = squares(lines as usize, columns as usize) as u32;
     let cube_count = CubeCount::Static(squares, 1, out.rows as u32 * heads);
     let turned = [of_left, of_right].map(|layout| layout.down == 1);
     // SAFETY: the last value of each layout lies in its buffer.

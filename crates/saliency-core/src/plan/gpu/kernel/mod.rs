@@ -21,7 +21,7 @@ pub use launch::{
 };
 pub use launch_layers::{
     Factors, Span, Windows, activate, affine, copy, copy_back, depthwise, depthwise_back, fill,
-    gate, heads_product, norm, norm_back, softmax, softmax_back,
+    gate, heads_product, norm, norm_back, softmax, softmax_back, squares,
 };
 pub use layers::Kind;
 

@@ -70,7 +70,8 @@ pub fn max_pool<O: Size>(
         let unit = ABSOLUTE_POS as u32;
         let vector = unit % vectors;
         let (row, y, x) = place(unit / vectors, writes.grid_y, writes.grid_x);
-        let mut best = Vector::<f32, O>::new(0.0f32);
+        // Infinity has no name in WGSL.
+        let mut best = Vector::<f32, O>::new(f32::MIN);
         let mut which = Vector::<u32, O>::new(0u32);
         let mut first = true;
         for tap_y in 0..reads.window_y {
