@@ -2,10 +2,7 @@
 
 #![allow(dead_code, unused_imports)]
 
-pub mod plan {
-    #[path = "../../../../crates/saliency-core/src/plan/kernel/mod.rs"]
-    pub(crate) mod kernel;
-}
+mod plan;
 
 pub mod noise {
     /// Numbers between minus one and one.
