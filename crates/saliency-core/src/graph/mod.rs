@@ -199,12 +199,16 @@ impl Graph {
 
     /// The plan for inputs like this, where there is one: f32 on Burn's flex device.
     pub(crate) fn plan<const D: usize>(&self, input: &Tensor<D>) -> Option<&Plan> {
-        let fits = input.dtype() == DType::F32 && input.dims()[0] > 0;
-        if !fits || !is_flex(&input.device().inner()) {
+        if !is_flex(&input.device().inner()) || !self.fits_plans(input) {
             return None;
         }
-        self.check_input(&input.dims()).ok()?;
         self.compiled.plan.get_or_init(|| Plan::new(self)).as_ref()
+    }
+
+    /// Whether plans take inputs like this, whatever the device.
+    fn fits_plans<const D: usize>(&self, input: &Tensor<D>) -> bool {
+        let shape = input.dims();
+        input.dtype() == DType::F32 && shape[0] > 0 && self.check_input(&shape).is_ok()
     }
 
     /// What runs inputs like this without a tape, where something does: f32 on Burn's flex
@@ -214,9 +218,7 @@ impl Graph {
             return Some(Engine::Host(plan));
         }
         #[cfg(feature = "gpu")]
-        if input.dtype() == DType::F32
-            && input.dims()[0] > 0
-            && self.check_input(&input.dims()).is_ok()
+        if self.fits_plans(input)
             && let Some(device) = crate::plan::DevicePlan::device_of(input)
         {
             // Where there is no memory for it, Burn's operations may do with less.

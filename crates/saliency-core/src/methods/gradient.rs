@@ -136,8 +136,8 @@ pub(crate) fn score_and_gradient<const D: usize>(
     Ok((plain, gradient))
 }
 
-/// Outputs and the gradient of a compiled graph, from the explained input's own forward pass where that
-/// was recorded.
+/// Outputs and the gradient of a compiled graph, from the explained input's own forward pass where
+/// that was recorded.
 pub(super) fn planned<const D: usize>(
     graph: &Graph,
     engine: Engine,

@@ -3,6 +3,8 @@
 
 use rayon::prelude::*;
 
+#[cfg(feature = "gpu")]
+use super::sweep::Reads;
 use super::{
     buffer::{Bits, Buffer, Geometry},
     kernel::{Finish, Isa, Pool, Rectify, Shared, Spaced, Spread, Unpool},
@@ -19,6 +21,16 @@ pub(super) struct Strides {
 }
 
 impl Strides {
+    /// Where windows read, but for their dilation.
+    #[cfg(feature = "gpu")]
+    pub fn reads(&self) -> Reads {
+        Reads {
+            origin: self.padding.map(|padding| -(padding as isize)),
+            step: self.stride,
+            window: self.kernel,
+        }
+    }
+
     /// Positions from the first of the window to one past its last.
     pub fn reach(&self, axis: usize) -> usize {
         (self.kernel[axis] - 1) * self.dilation[axis] + 1

@@ -74,7 +74,7 @@ impl Engine<'_> {
             }
             #[cfg(feature = "gpu")]
             Engine::Device(plan) => {
-                let recorded = plan.record(input, node)?;
+                let recorded = plan.record(input, node);
                 recorded.map(|(outputs, tape)| (outputs, Tape::Device(tape)))
             }
         })
@@ -91,7 +91,7 @@ impl Engine<'_> {
         match (self, tape) {
             (Engine::Host(plan), Tape::Host(tape)) => plan.gradient(tape, seed, shape, rule),
             #[cfg(feature = "gpu")]
-            (Engine::Device(plan), Tape::Device(tape)) => plan.gradient(tape, seed, rule),
+            (Engine::Device(plan), Tape::Device(tape)) => Ok(plan.gradient(tape, seed, rule)),
             #[cfg(feature = "gpu")]
             _ => unreachable!("a graph's tapes are its engine's"),
         }

@@ -3,7 +3,7 @@
 use super::{
     Plan,
     constants::{Backward, Constants},
-    forward::{Tape, layout, of_mixed, of_scores, pooling, shape, span, windows, writes},
+    forward::{Tape, layout, of_mixed, of_scores, reads_of, shape, span, windows, writes},
     kernel::{
         Extra, Factors, Layout, Other, Reads, Sizes, Values, affine, combine, copy_back,
         depthwise_back, gate, gather, heads_product, max_pool_back, mean_back, norm_back, product,
@@ -91,8 +91,8 @@ impl Plan {
                 (Step::MaxPool { from, strides, .. }, _) => {
                     let (mut to, extra) = self.target(&mut gradients[*from], *from, rows);
                     let extra = extra.by(relu(*from));
-                    let (places, pooling) = (&tape.kept[index][0], pooling(strides));
-                    max_pool_back(client, &arrived.values, places, pooling, &mut to, extra);
+                    let places = &tape.kept[index][0];
+                    max_pool_back(client, &arrived.values, places, strides, &mut to, extra);
                     gradients[*from] = Some(own(to));
                 }
                 (Step::Mean { from, .. }, _) => {
@@ -227,19 +227,8 @@ impl Plan {
         let (plan, client) = (&self.plan, &self.client);
         let rows = gradient.rows;
         let of = plan.buffers[conv.to.buffer];
-        let reads = |reads: sweep::Reads| Reads {
-            height: of.height as u32,
-            width: of.width as u32,
-            pitch: of.channels as u32,
-            first: conv.to.channel as u32,
-            channels: conv.to.channels as u32,
-            origin_y: reads.origin[0] as i32,
-            origin_x: reads.origin[1] as i32,
-            step_y: reads.step[0] as i32,
-            step_x: reads.step[1] as i32,
-            window_y: reads.window[0] as u32,
-            window_x: reads.window[1] as u32,
-        };
+        let channels = conv.to.channel..conv.to.channel + conv.to.channels;
+        let reads = |reads: sweep::Reads| Reads::new(of, channels.clone(), reads);
         match (&conv.back, weights) {
             (Back::Sweeps(sweeps), Backward::Sweeps(weights)) => {
                 let outputs = |back: &BackSweep| back.writes.grid[0] * back.writes.grid[1];
@@ -263,11 +252,7 @@ impl Plan {
                 *to = Some(own(target));
             }
             (Back::Columns(_), Backward::Gather(weights)) => {
-                let reads = reads(sweep::Reads {
-                    origin: conv.padding.map(|padding| -(padding as isize)),
-                    step: conv.stride,
-                    window: conv.kernel,
-                });
+                let reads = reads(reads_of(conv));
                 let (mut target, extra) = self.target(to, conv.from, rows);
                 gather(
                     client,

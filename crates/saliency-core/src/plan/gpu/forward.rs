@@ -4,9 +4,9 @@ use super::{
     Plan,
     constants::{Constants, kind},
     kernel::{
-        Extra, Factors, Layout, Other, Pooling, Reads, Sizes, Span, Values, Windows, Writes,
-        activate, affine, combine, copy, depthwise, fill, gate, heads_product, max_pool, mean,
-        norm, product, softmax, zeros,
+        Extra, Factors, Layout, Other, Reads, Sizes, Span, Values, Windows, Writes, activate,
+        affine, combine, copy, depthwise, fill, gate, heads_product, max_pool, mean, norm, product,
+        softmax, zeros,
     },
 };
 use crate::plan::{
@@ -96,13 +96,7 @@ impl Plan {
                         ..
                     },
                     _,
-                ) => kept.extend(max_pool(
-                    client,
-                    from(*source),
-                    pooling(strides),
-                    &mut to,
-                    keep,
-                )),
+                ) => kept.extend(max_pool(client, from(*source), strides, &mut to, keep)),
                 (Step::Mean { from: source, .. }, _) => mean(client, from(*source), &mut to),
                 (
                     Step::Add {
@@ -334,7 +328,7 @@ pub(super) fn of_scores(attention: &Attention) -> Layout {
 }
 
 /// A depthwise layer with its weights.
-pub(super) fn windows<'a>(strides: &Strides, constants: &'a Constants) -> Windows<'a> {
+pub(super) fn windows<'a>(strides: &'a Strides, constants: &'a Constants) -> Windows<'a> {
     let Constants::Depthwise {
         weights,
         bias,
@@ -344,7 +338,7 @@ pub(super) fn windows<'a>(strides: &Strides, constants: &'a Constants) -> Window
         unreachable!("constants are made for their steps")
     };
     Windows {
-        pooling: pooling(strides),
+        strides,
         weights,
         bias: bias.as_ref(),
         shares: shares.as_ref(),
@@ -370,30 +364,18 @@ pub(super) fn span<'a>(
     }
 }
 
-pub(super) fn pooling(strides: &Strides) -> Pooling {
-    Pooling {
-        window: strides.kernel,
-        step: strides.stride,
-        padding: strides.padding,
-        dilation: strides.dilation,
+/// How a convolution's windows move.
+pub(super) fn reads_of(conv: &Conv) -> sweep::Reads {
+    sweep::Reads {
+        origin: conv.padding.map(|padding| -(padding as isize)),
+        step: conv.stride,
+        window: conv.kernel,
     }
 }
 
 /// How a convolution reads and writes.
 fn ends(conv: &Conv, source: &Values, to: Geometry, rows: usize) -> (Reads, Writes) {
-    let reads = Reads {
-        height: source.height as u32,
-        width: source.width as u32,
-        pitch: source.channels as u32,
-        first: 0,
-        channels: source.channels as u32,
-        origin_y: -(conv.padding[0] as i32),
-        origin_x: -(conv.padding[1] as i32),
-        step_y: conv.stride[0] as i32,
-        step_x: conv.stride[1] as i32,
-        window_y: conv.kernel[0] as u32,
-        window_x: conv.kernel[1] as u32,
-    };
+    let reads = Reads::new(source.geometry(), 0..source.channels, reads_of(conv));
     let grid = sweep::Writes {
         origin: [0, 0],
         step: [1, 1],

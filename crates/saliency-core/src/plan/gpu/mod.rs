@@ -119,12 +119,9 @@ impl Plan {
         &self,
         input: Tensor<D>,
         node: Option<&str>,
-    ) -> Result<Option<(Tensor<2>, Tape)>, Error> {
-        if input.dims()[0] > self.rows {
-            return Ok(None);
-        }
+    ) -> Option<(Tensor<2>, Tape)> {
         let tap = node.map(|node| self.plan.named[node]);
-        Ok(Some(self.forward(&input, true, tap)))
+        (input.dims()[0] <= self.rows).then(|| self.forward(&input, true, tap))
     }
 
     /// The gradient at the input, shaped like it, from that at the outputs.
@@ -133,9 +130,9 @@ impl Plan {
         tape: &Tape,
         seed: Tensor<2>,
         rule: ReluRule,
-    ) -> Result<Tensor<D>, Error> {
+    ) -> Tensor<D> {
         let seed = self.values(seed, self.plan.output);
-        Ok(self.tensor(&self.backward(tape, seed, rule)))
+        self.tensor(&self.backward(tape, seed, rule))
     }
 
     /// Outputs of a batch and the gradient at the input, from `seed`: the gradient at the
@@ -149,12 +146,10 @@ impl Plan {
         let (mut all, mut gradients) = (Vec::new(), Vec::new());
         for range in self.parts(input.dims()[0]) {
             let part = narrowed(&input, &range);
-            let shape = part.dims();
             let (outputs, tape) = self.forward(&part, true, None);
             let seed = seed(range, &outputs)?;
-            let gradient: Tensor<D> = self.gradient(&tape, seed, rule)?;
+            gradients.push(self.gradient(&tape, seed, rule));
             all.push(outputs);
-            gradients.push(gradient.reshape(shape));
         }
         Ok((joined(all), joined(gradients)))
     }
@@ -191,7 +186,7 @@ impl Plan {
         tape: &Tape,
         goal: &Goal,
     ) -> Result<(Tensor<4>, Tensor<4>), Error> {
-        let gradient = self.gradient(tape, goal.seed(outputs)?, ReluRule::Derivative)?;
+        let gradient = self.gradient(tape, goal.seed(outputs)?, ReluRule::Derivative);
         Ok((self.tensor(tape.tapped()), gradient))
     }
 

@@ -9,28 +9,15 @@ pub const BLOCK: usize = 16;
 const EACH: usize = 4;
 pub const SQUARE: usize = EACH * BLOCK;
 
-/// The sum over all units of a cube.
-#[cube]
-fn sum_of(value: f32, shared: &mut Shared<[f32]>) -> f32 {
-    shared[UNIT_POS_X as usize] = value;
-    sync_cube();
-    let mut active = comptime![(UNITS / 2) as u32].runtime();
-    while active > 0 {
-        if UNIT_POS_X < active {
-            let more = shared[(UNIT_POS_X + active) as usize];
-            shared[UNIT_POS_X as usize] += more;
-        }
-        sync_cube();
-        active /= 2;
-    }
-    let sum = shared[0];
-    sync_cube();
-    sum
+/// What the values of all units of a cube become.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Fold {
+    Sum,
+    Largest,
 }
 
-/// The largest of all units of a cube.
 #[cube]
-fn most_of(value: f32, shared: &mut Shared<[f32]>) -> f32 {
+fn fold(value: f32, shared: &mut Shared<[f32]>, #[comptime] how: Fold) -> f32 {
     shared[UNIT_POS_X as usize] = value;
     sync_cube();
     let mut active = comptime![(UNITS / 2) as u32].runtime();
@@ -38,14 +25,17 @@ fn most_of(value: f32, shared: &mut Shared<[f32]>) -> f32 {
         if UNIT_POS_X < active {
             let other = shared[(UNIT_POS_X + active) as usize];
             let own = shared[UNIT_POS_X as usize];
-            shared[UNIT_POS_X as usize] = select(other > own, other, own);
+            shared[UNIT_POS_X as usize] = match how {
+                Fold::Sum => own + other,
+                Fold::Largest => select(other > own, other, own),
+            };
         }
         sync_cube();
         active /= 2;
     }
-    let most = shared[0];
+    let all = shared[0];
     sync_cube();
-    most
+    all
 }
 
 /// LayerNorm of each line of `len` values; a cube takes one line. Keeps the standardised values
@@ -72,13 +62,13 @@ pub fn norm(
         for c in range_stepped(UNIT_POS_X, len, comptime![UNITS as u32]) {
             sum += source[(start + c) as usize];
         }
-        let mean = sum_of(sum, &mut shared) / len as f32;
+        let mean = fold(sum, &mut shared, Fold::Sum) / len as f32;
         let mut square = 0.0f32;
         for c in range_stepped(UNIT_POS_X, len, comptime![UNITS as u32]) {
             let centred = source[(start + c) as usize] - mean;
             square += centred * centred;
         }
-        let variance = sum_of(square, &mut shared) / len as f32;
+        let variance = fold(square, &mut shared, Fold::Sum) / len as f32;
         let inverse = 1.0f32 / f32::sqrt(variance + epsilon);
         for c in range_stepped(UNIT_POS_X, len, comptime![UNITS as u32]) {
             let at = (start + c) as usize;
@@ -121,8 +111,8 @@ pub fn norm_back(
             sum += g;
             along += g * standard[at];
         }
-        let mean = sum_of(sum, &mut shared) / len as f32;
-        let along = sum_of(along, &mut shared) / len as f32;
+        let mean = fold(sum, &mut shared, Fold::Sum) / len as f32;
+        let along = fold(along, &mut shared, Fold::Sum) / len as f32;
         for c in range_stepped(UNIT_POS_X, len, comptime![UNITS as u32]) {
             let at = (start + c) as usize;
             let g = gradient[at] * gamma[c as usize];
@@ -143,7 +133,7 @@ pub fn softmax(source: &[f32], out: &mut [f32], len: u32, lines: u32) {
             let value = source[(start + c) as usize];
             own = select(value > own, value, own);
         }
-        let most = most_of(own, &mut shared);
+        let most = fold(own, &mut shared, Fold::Largest);
         let mut sum = 0.0f32;
         for c in range_stepped(UNIT_POS_X, len, comptime![UNITS as u32]) {
             let at = (start + c) as usize;
@@ -151,7 +141,7 @@ pub fn softmax(source: &[f32], out: &mut [f32], len: u32, lines: u32) {
             out[at] = value;
             sum += value;
         }
-        let scale = 1.0f32 / sum_of(sum, &mut shared);
+        let scale = 1.0f32 / fold(sum, &mut shared, Fold::Sum);
         for c in range_stepped(UNIT_POS_X, len, comptime![UNITS as u32]) {
             out[(start + c) as usize] *= scale;
         }
@@ -170,7 +160,7 @@ pub fn softmax_back(gradient: &[f32], softmaxes: &[f32], out: &mut [f32], len: u
             let at = (start + c) as usize;
             sum += gradient[at] * softmaxes[at];
         }
-        let along = sum_of(sum, &mut shared);
+        let along = fold(sum, &mut shared, Fold::Sum);
         for c in range_stepped(UNIT_POS_X, len, comptime![UNITS as u32]) {
             let at = (start + c) as usize;
             out[at] = softmaxes[at] * (gradient[at] - along);

@@ -1,12 +1,14 @@
 //! Launching kernels.
 
+use std::ops::Range;
+
 use cubecl::{calculate_cube_count_elemwise, client::Client, prelude::*, server::Handle};
 
 use super::{
     Finish, Other, Reads, ReadsLaunch, Writes, WritesLaunch, pointwise,
-    product::{self as products, DEPTH, Depths, DepthsLaunch, SIDE, Tile, WIDE},
+    product::{self as products, DEPTH, DepthsLaunch, SIDE, Tile, WIDE},
 };
-use crate::plan::buffer::Geometry;
+use crate::plan::{buffer::Geometry, elementwise::Strides, sweep};
 
 /// Values of a batch on the device: `[rows, height, width, channels]`.
 #[derive(Clone)]
@@ -41,6 +43,16 @@ impl Values {
         Values {
             handle: client.empty(self.len() * size_of::<f32>()),
             ..*self
+        }
+    }
+
+    /// The size of a row.
+    pub fn geometry(&self) -> Geometry {
+        Geometry {
+            height: self.height,
+            width: self.width,
+            channels: self.channels,
+            halo: 0,
         }
     }
 
@@ -149,6 +161,23 @@ pub(super) fn nothing(client: &Client) -> BufferArg {
 }
 
 impl Reads {
+    /// Of some channels of a buffer.
+    pub fn new(of: Geometry, channels: Range<usize>, reads: sweep::Reads) -> Self {
+        Reads {
+            height: of.height as u32,
+            width: of.width as u32,
+            pitch: of.channels as u32,
+            first: channels.start as u32,
+            channels: channels.len() as u32,
+            origin_y: reads.origin[0] as i32,
+            origin_x: reads.origin[1] as i32,
+            step_y: reads.step[0] as i32,
+            step_x: reads.step[1] as i32,
+            window_y: reads.window[0] as u32,
+            window_x: reads.window[1] as u32,
+        }
+    }
+
     fn launched(self) -> ReadsLaunch {
         ReadsLaunch::new(
             self.height,
@@ -356,12 +385,7 @@ pub fn product(
         parts as u32,
     );
     let cube_dim = CubeDim::new_1d((SIDE * SIDE) as u32);
-    let of = Depths {
-        each: each as u32,
-        all: depths as u32,
-        spacing: (weights.wide / 4) as u32,
-    };
-    let of = DepthsLaunch::new(of.each, of.all, of.spacing);
+    let of = DepthsLaunch::new(each as u32, depths as u32, (weights.wide / 4) as u32);
     let tile = Tile {
         high,
         vectors: read == 4,
@@ -475,19 +499,18 @@ pub fn combine(client: &Client, a: Option<&Values>, out: &mut Values, extra: Ext
         assert_eq!(a.len(), out.len());
     }
     let finish = extra.finish(out, false);
-    let any = a.or(extra.other.map(|(values, _)| values));
-    let any = any.expect("something is combined");
+    let read = |a: Option<&Values>| a.map_or_else(|| nothing(client), |a| a.arg(lanes));
     let units = out.len() / lanes;
     let (cube_count, cube_dim) = cubes_for(client, units);
-    // SAFETY: all buffers are as long as `out`.
+    // SAFETY: all buffers that are read are as long as `out`.
     unsafe {
         pointwise::combine::launch_unchecked(
             client,
             cube_count,
             cube_dim,
             lanes,
-            a.unwrap_or(any).arg(lanes),
-            extra.arg(lanes, || any.arg(lanes)),
+            read(a),
+            extra.arg(lanes, || read(a)),
             out.arg(lanes),
             a.is_some(),
             finish,
@@ -497,30 +520,13 @@ pub fn combine(client: &Client, a: Option<&Values>, out: &mut Values, extra: Ext
 
 /// Fills memory with zeros.
 pub fn zeros(client: &Client, out: &mut Values) {
-    let lanes = out.lanes();
-    let units = out.len() / lanes;
-    let (cube_count, cube_dim) = cubes_for(client, units);
-    // SAFETY: the kernel stops at the end of `out`.
-    unsafe {
-        pointwise::zeros::launch_unchecked(client, cube_count, cube_dim, lanes, out.arg(lanes));
-    }
+    combine(client, None, out, Extra::default());
 }
 
 /// From `[rows, channels, height, width]`, of as many values.
 pub fn to_values(client: &Client, planes: &Handle, out: &mut Values) {
-    let (cube_count, cube_dim) = cubes_for(client, out.len());
-    // SAFETY: the callers pass planes of as many values.
-    unsafe {
-        pointwise::to_values::launch_unchecked(
-            client,
-            cube_count,
-            cube_dim,
-            argument(planes, out.len()),
-            out.arg(1),
-            out.positions() as u32,
-            out.channels as u32,
-        );
-    }
+    let planes = argument(planes, out.len());
+    transpose(client, planes, out.arg(1), [out.channels, out.positions()]);
 }
 
 /// As `[rows, channels, height, width]`.
@@ -529,48 +535,37 @@ pub fn to_planes(client: &Client, values: &Values) -> Handle {
         return values.handle.clone();
     }
     let out = client.empty(values.len() * size_of::<f32>());
-    let (cube_count, cube_dim) = cubes_for(client, values.len());
-    // SAFETY: both are as long as the values.
-    unsafe {
-        pointwise::to_planes::launch_unchecked(
-            client,
-            cube_count,
-            cube_dim,
-            values.arg(1),
-            argument(&out, values.len()),
-            values.positions() as u32,
-            values.channels as u32,
-        );
-    }
+    let planes = argument(&out, values.len());
+    transpose(
+        client,
+        values.arg(1),
+        planes,
+        [values.positions(), values.channels],
+    );
     out
 }
 
-/// How windows of a pool move.
-#[derive(Clone, Copy)]
-pub struct Pooling {
-    pub window: [usize; 2],
-    pub step: [usize; 2],
-    pub padding: [usize; 2],
-    pub dilation: [usize; 2],
+/// `[rows, lines, columns]` to `[rows, columns, lines]`, of as many values.
+fn transpose(client: &Client, source: BufferArg, out: BufferArg, [lines, columns]: [usize; 2]) {
+    assert_eq!(source.len(), out.len());
+    let (cube_count, cube_dim) = cubes_for(client, out.len());
+    // SAFETY: both are as long, and every place is one of a row's.
+    unsafe {
+        pointwise::transpose::launch_unchecked(
+            client,
+            cube_count,
+            cube_dim,
+            source,
+            out,
+            lines as u32,
+            columns as u32,
+        );
+    }
 }
 
-impl Pooling {
-    pub(super) fn reads(&self, of: &Values) -> ReadsLaunch {
-        Reads {
-            height: of.height as u32,
-            width: of.width as u32,
-            pitch: of.channels as u32,
-            first: 0,
-            channels: of.channels as u32,
-            origin_y: -(self.padding[0] as i32),
-            origin_x: -(self.padding[1] as i32),
-            step_y: self.step[0] as i32,
-            step_x: self.step[1] as i32,
-            window_y: self.window[0] as u32,
-            window_x: self.window[1] as u32,
-        }
-        .launched()
-    }
+/// How windows of all channels move over values.
+pub(super) fn windows(strides: &Strides, of: &Values) -> ReadsLaunch {
+    Reads::new(of.geometry(), 0..of.channels, strides.reads()).launched()
 }
 
 /// The largest value of each window. Returns which it was, as wide as the values, where that is
@@ -578,7 +573,7 @@ impl Pooling {
 pub fn max_pool(
     client: &Client,
     source: &Values,
-    pooling: Pooling,
+    strides: &Strides,
     out: &mut Values,
     keep: bool,
 ) -> Option<Values> {
@@ -599,10 +594,10 @@ pub fn max_pool(
             places
                 .as_ref()
                 .map_or_else(|| nothing(client), |places| places.arg(lanes)),
-            pooling.reads(source),
+            windows(strides, source),
             out.writes(),
-            pooling.dilation[0] as u32,
-            pooling.dilation[1] as u32,
+            strides.dilation[0] as u32,
+            strides.dilation[1] as u32,
             keep,
         );
     }
@@ -614,7 +609,7 @@ pub fn max_pool_back(
     client: &Client,
     gradient: &Values,
     places: &Values,
-    pooling: Pooling,
+    strides: &Strides,
     out: &mut Values,
     extra: Extra,
 ) {
@@ -635,10 +630,10 @@ pub fn max_pool_back(
             places.arg(lanes),
             extra.arg(lanes, || gradient.arg(lanes)),
             out.arg(lanes),
-            pooling.reads(gradient),
+            windows(strides, gradient),
             out.writes(),
-            pooling.dilation[0] as u32,
-            pooling.dilation[1] as u32,
+            strides.dilation[0] as u32,
+            strides.dilation[1] as u32,
             finish,
         );
     }

@@ -4,10 +4,10 @@ use cubecl::{client::Client, prelude::*};
 
 use super::{
     attention::{self, BLOCK, Layout, LayoutLaunch, SQUARE, Sizes, SizesLaunch, UNITS},
-    launch::{Extra, Numbers, Offsets, Pooling, Values, cubes_for, in_two, nothing},
+    launch::{self, Extra, Numbers, Offsets, Values, cubes_for, in_two, nothing},
     layers::{self, CopiesLaunch, Kind},
 };
-use crate::plan::buffer::Geometry;
+use crate::plan::{buffer::Geometry, elementwise::Strides};
 
 /// What is kept, or next to no memory.
 fn kept(client: &Client, values: Option<&Values>) -> BufferArg {
@@ -105,7 +105,7 @@ pub fn gate(client: &Client, a: &Values, b: &Values, out: &mut Values, extra: Ex
 /// Weights of each channel by itself: `[window][channels]`.
 #[derive(Clone, Copy)]
 pub struct Windows<'a> {
-    pub pooling: Pooling,
+    pub strides: &'a Strides,
     pub weights: &'a Numbers,
     pub bias: Option<&'a Numbers>,
     /// What the sums of each position are multiplied by.
@@ -114,7 +114,7 @@ pub struct Windows<'a> {
 
 impl Windows<'_> {
     fn check(&self, source: &Values, out: &Values) {
-        let [down, across] = self.pooling.window;
+        let [down, across] = self.strides.kernel;
         assert_eq!([source.rows, source.channels], [out.rows, out.channels]);
         assert_eq!(self.weights.len(), down * across * out.channels);
         assert!(self.bias.is_none_or(|bias| bias.len() == out.channels));
@@ -140,10 +140,10 @@ pub fn depthwise(client: &Client, windows: Windows, source: &Values, out: &mut V
             or(windows.bias),
             or(windows.shares),
             out.arg(1),
-            windows.pooling.reads(source),
+            launch::windows(windows.strides, source),
             out.writes(),
-            windows.pooling.dilation[0] as u32,
-            windows.pooling.dilation[1] as u32,
+            windows.strides.dilation[0] as u32,
+            windows.strides.dilation[1] as u32,
             windows.bias.is_some(),
             windows.shares.is_some(),
         );
@@ -171,10 +171,10 @@ pub fn depthwise_back(
             windows.shares.unwrap_or(windows.weights).arg(),
             extra.arg(1, || gradient.arg(1)),
             out.arg(1),
-            windows.pooling.reads(gradient),
+            launch::windows(windows.strides, gradient),
             out.writes(),
-            windows.pooling.dilation[0] as u32,
-            windows.pooling.dilation[1] as u32,
+            windows.strides.dilation[0] as u32,
+            windows.strides.dilation[1] as u32,
             windows.shares.is_some(),
             finish,
         );
@@ -301,10 +301,8 @@ pub fn norm(
     assert_eq!(gamma.len(), out.channels);
     assert!(beta.is_none_or(|beta| beta.len() == out.channels));
     let each = Geometry {
-        height: out.height,
-        width: out.width,
         channels: 1,
-        halo: 0,
+        ..out.geometry()
     };
     let made = match keep {
         true => vec![out.like(client), Values::empty(client, each, out.rows)],

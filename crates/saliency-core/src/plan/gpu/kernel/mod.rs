@@ -16,8 +16,8 @@ use cubecl::prelude::*;
 
 pub use attention::{Layout, Sizes};
 pub use launch::{
-    Extra, Matrix, Numbers, Offsets, Pooling, Values, combine, gather, max_pool, max_pool_back,
-    mean, mean_back, product, sum_of_products, to_planes, to_values, zeros,
+    Extra, Matrix, Numbers, Offsets, Values, combine, gather, max_pool, max_pool_back, mean,
+    mean_back, product, sum_of_products, to_planes, to_values, zeros,
 };
 pub use launch_layers::{
     Factors, Span, Windows, activate, affine, copy, copy_back, depthwise, depthwise_back, fill,

@@ -23,32 +23,14 @@ pub fn combine<O: Size>(
     }
 }
 
+/// `[rows, lines, columns]` to `[rows, columns, lines]`.
 #[cube(launch_unchecked)]
-pub fn zeros<O: Size>(out: &mut [Vector<f32, O>]) {
-    if ABSOLUTE_POS < out.len() {
-        out[ABSOLUTE_POS] = Vector::<f32, O>::new(0.0f32);
-    }
-}
-
-/// `[rows, channels, positions]` to `[rows, positions, channels]`.
-#[cube(launch_unchecked)]
-pub fn to_values(planes: &[f32], out: &mut [f32], positions: u32, channels: u32) {
+pub fn transpose(source: &[f32], out: &mut [f32], lines: u32, columns: u32) {
     if ABSOLUTE_POS < out.len() {
         let unit = ABSOLUTE_POS as u32;
-        let position = unit / channels;
-        let plane = position / positions * channels + unit % channels;
-        out[ABSOLUTE_POS] = planes[(plane * positions + position % positions) as usize];
-    }
-}
-
-/// `[rows, positions, channels]` to `[rows, channels, positions]`.
-#[cube(launch_unchecked)]
-pub fn to_planes(values: &[f32], out: &mut [f32], positions: u32, channels: u32) {
-    if ABSOLUTE_POS < out.len() {
-        let unit = ABSOLUTE_POS as u32;
-        let plane = unit / positions;
-        let position = plane / channels * positions + unit % positions;
-        out[ABSOLUTE_POS] = values[(position * channels + plane % channels) as usize];
+        let column = unit / lines;
+        let line = column / columns * lines + unit % lines;
+        out[ABSOLUTE_POS] = source[(line * columns + column % columns) as usize];
     }
 }
 
