@@ -47,6 +47,10 @@ deny:
 doc:
     RUSTDOCFLAGS="-D warnings" cargo doc --release --workspace --no-deps {{features}}
 
+# The core crate with Burn's `fusion`, which Burn's default features bring (compiles parts of Burn)
+test-fusion *args:
+    cargo test --release -p saliency-core --features flex,ndarray,wgpu,fusion --lib {{args}}
+
 # The CPU's kernels on 64-bit ARM under QEMU (Debian: gcc-aarch64-linux-gnu and qemu-user-static)
 test-arm:
     rustup target add aarch64-unknown-linux-gnu

@@ -6,30 +6,28 @@
 //! outputs and gradients are Burn's tensors, and what the backward pass needs stays in the
 //! memory of the device. Values are f32 and products are added up in f32.
 //!
-//! Graphs that Burn fuses (its `fusion` feature) have no plan, and of several GPUs only the first
-//! that a graph meets has one.
+//! Of several GPUs only the first that a graph meets has a plan.
 
 mod backward;
 mod constants;
+mod exchange;
 mod forward;
 mod kernel;
 
-#[cfg(all(test, feature = "wgpu", not(feature = "fusion")))]
+#[cfg(all(test, feature = "wgpu"))]
 mod tests;
-#[cfg(all(test, feature = "wgpu", not(feature = "fusion")))]
+#[cfg(all(test, feature = "wgpu"))]
 pub(super) use tests::agrees;
 
-use std::{any::Any, ops::Range};
+use std::ops::Range;
 
-use burn::{
-    backend::{BackendTensor, DispatchAutodiffContext, DispatchTensor, DispatchTensorKind},
-    tensor::{DType, Tensor},
-};
+use burn::tensor::{DType, Tensor};
 use burn_cubecl::{CubeDevice, kernel::into_contiguous, tensor::CubeTensor};
 use cubecl::client::Client;
 
 use self::{
     constants::Constants,
+    exchange::{device_of, given, taken},
     kernel::{Values, to_planes, to_values},
 };
 use super::{kernel::Isa, parts, run::ReluRule, step::Step};
@@ -96,7 +94,8 @@ impl Plan {
 
     /// The GPU a tensor is on, if it is one.
     pub fn device_of<const D: usize>(input: &Tensor<D>) -> Option<Device> {
-        let CubeTensor { client, device, .. } = taken(input.clone().into_dispatch())?;
+        let device = device_of(input)?;
+        let client = device.client();
         Some(Device { client, device })
     }
 
@@ -207,7 +206,7 @@ impl Plan {
 
     /// A tensor `[rows, channels, height, width]` as the values of a buffer.
     fn values<const D: usize>(&self, tensor: Tensor<D>, buffer: usize) -> Values {
-        let tensor = taken(tensor.into_dispatch()).expect("checked to be on this device");
+        let tensor = taken(tensor).expect("checked to be on this device");
         let tensor = into_contiguous(tensor);
         let geometry = self.plan.buffers[buffer];
         let (rows, len) = (
@@ -241,7 +240,7 @@ impl Plan {
             to_planes(&self.client, values),
             DType::F32,
         );
-        Tensor::from_dispatch(given(made))
+        given(made)
     }
 }
 
@@ -279,28 +278,6 @@ fn rows_at_once(client: &Client, plan: &super::Plan) -> usize {
     }
     let by_memory = budget / size_of::<f32>() / kept.max(1);
     rows.min(by_memory.max(1))
-}
-
-/// Burn's own tensor of a GPU, where it is not part of a fused graph.
-fn taken(tensor: DispatchTensor) -> Option<CubeTensor> {
-    match tensor.kind {
-        DispatchTensorKind::Cube(BackendTensor::Float(tensor)) => {
-            let any: Box<dyn Any> = Box::new(tensor);
-            any.downcast().ok().map(|tensor| *tensor)
-        }
-        _ => None,
-    }
-}
-
-/// The other way round.
-fn given(tensor: CubeTensor) -> DispatchTensor {
-    let any: Box<dyn Any> = Box::new(tensor);
-    // Inputs were taken the same way.
-    let tensor = any.downcast().expect("graphs are not fused");
-    DispatchTensor {
-        kind: DispatchTensorKind::Cube(BackendTensor::Float(*tensor)),
-        autodiff: DispatchAutodiffContext::Disabled,
-    }
 }
 
 fn narrowed<const D: usize>(tensor: &Tensor<D>, range: &Range<usize>) -> Tensor<D> {
