@@ -134,12 +134,12 @@ pub(super) fn activate(
     derivatives: &mut [f32],
 ) {
     let geometry = to.geometry;
-    let len = geometry.width * geometry.channels;
     let keep = !derivatives.is_empty();
     let shared = Shared::new(derivatives);
-    to.each_line(|row, y, out| {
-        let values = from.line(row, y);
-        let mut kept = keep.then(|| shared.spread((row * geometry.height + y) * len, 1, len, len));
+    to.each_run(|run, out| {
+        let values = from.run(run);
+        let (first, len) = (run.first(&geometry) * geometry.channels, out.len());
+        let mut kept = keep.then(|| shared.spread(first, 1, len, len));
         let mut own = Vec::new();
         let slopes = match &mut kept {
             Some(kept) => kept.part(0),

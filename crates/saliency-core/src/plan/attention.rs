@@ -6,7 +6,7 @@ use super::{
     buffer::Buffer,
     kernel::{Isa, POSITIONS, Tile, WIDEST},
     normalise::{softmax, softmax_back},
-    tiled,
+    tiled::{self, Factor},
 };
 
 /// Where queries, keys or values are in a buffer, position by position.
@@ -52,7 +52,7 @@ impl Attention {
     /// Floats of memory for the work of [`attend`] and [`attend_back`] on a row.
     pub fn scratch_of_row(&self) -> usize {
         let (q, k) = (self.queries.positions, self.keys.positions);
-        self.heads * (q * self.size + 2 * q * k)
+        self.heads * (q * self.size + q * k)
     }
 
     /// Floats of gradients at queries, keys and values of a row.
@@ -115,15 +115,18 @@ pub(super) fn attend(
             attention.gather(keys, attention.keys, at, own_keys);
             attention.gather(values, attention.values, at, own_values);
             own.iter_mut().for_each(|value| *value *= attention.scale);
-            product(isa, own, Factor::Transposed(own_keys, size), k, softmaxes);
+            let (queries, keys) = (Factor::Plain(own), Factor::Transposed(own_keys));
+            product(isa, queries, keys, [q, size, k], softmaxes);
             softmax(isa, softmaxes, k);
-            product(isa, softmaxes, Factor::Plain(own_values), size, mixed);
+            let values = Factor::Plain(own_values);
+            product(isa, Factor::Plain(softmaxes), values, [q, k, size], mixed);
         });
     let width = to.geometry.width;
-    to.each_line(|row, y, line| {
-        for (x, out) in line.chunks_exact_mut(heads * size).enumerate() {
+    to.each_run(|run, values| {
+        let [y, x] = run.place;
+        for (index, out) in values.chunks_exact_mut(heads * size).enumerate() {
             for (head, out) in out.chunks_exact_mut(size).enumerate() {
-                let at = ((row * heads + head) * q + y * width + x) * size;
+                let at = ((run.row * heads + head) * q + y * width + x + index) * size;
                 out.copy_from_slice(&mixed[at..at + size]);
             }
         }
@@ -153,24 +156,30 @@ pub(super) fn attend_back(
         .zip(to_queries.par_chunks_exact_mut(q * size))
         .zip(to_keys.par_chunks_exact_mut(k * size))
         .zip(to_values.par_chunks_exact_mut(k * size))
-        .zip(scratch.par_chunks_exact_mut(q * size + 2 * q * k))
+        .zip(scratch.par_chunks_exact_mut(q * size + q * k))
         .enumerate()
         .for_each(
             |(index, ((((kept, to_queries), to_keys), to_values), scratch))| {
                 let [queries, keys, values, softmaxes] = attention.parts(kept);
-                let (mixed, rest) = scratch.split_at_mut(q * size);
-                let (scores, turned) = rest.split_at_mut(q * k);
+                let (mixed, scores) = scratch.split_at_mut(q * size);
                 attention.gather(gradient, arrived, [index / heads, index % heads], mixed);
-                transpose(softmaxes, k, turned);
-                product(isa, turned, Factor::Plain(mixed), size, to_values);
-                product(isa, mixed, Factor::Transposed(values, size), k, scores);
+                let mixed = Factor::Plain(mixed);
+                let turned = Factor::Transposed(softmaxes);
+                product(isa, turned, mixed, [k, q, size], to_values);
+                product(isa, mixed, Factor::Transposed(values), [q, size, k], scores);
                 softmax_back(isa, softmaxes, scores, k);
-                product(isa, scores, Factor::Plain(keys), size, to_queries);
+                let (keys, queries) = (Factor::Plain(keys), Factor::Plain(queries));
+                product(isa, Factor::Plain(scores), keys, [q, k, size], to_queries);
                 to_queries
                     .iter_mut()
                     .for_each(|value| *value *= attention.scale);
-                transpose(scores, k, turned);
-                product(isa, turned, Factor::Plain(queries), size, to_keys);
+                product(
+                    isa,
+                    Factor::Transposed(scores),
+                    queries,
+                    [k, q, size],
+                    to_keys,
+                );
             },
         );
 }
@@ -179,10 +188,12 @@ pub(super) fn attend_back(
 pub(super) fn spread(attention: &Attention, from: &[f32], heads: Heads, to: &mut Buffer) {
     let (count, size) = (attention.heads, attention.size);
     let (channels, width) = (to.geometry.channels, to.geometry.width);
-    to.each_line(|row, y, line| {
-        for (x, out) in line.chunks_exact_mut(channels).enumerate() {
+    to.each_run(|run, values| {
+        let [y, x] = run.place;
+        for (index, out) in values.chunks_exact_mut(channels).enumerate() {
             for head in 0..count {
-                let at = ((row * count + head) * heads.positions + y * width + x) * size;
+                let place = y * width + x + index;
+                let at = ((run.row * count + head) * heads.positions + place) * size;
                 let out = &mut out[heads.channel + head * heads.spacing..][..size];
                 for (out, value) in out.iter_mut().zip(&from[at..at + size]) {
                     *out += value;
@@ -207,49 +218,51 @@ fn transpose(from: &[f32], columns: usize, to: &mut [f32]) {
     }
 }
 
-/// A right factor.
-#[derive(Clone, Copy)]
-enum Factor<'a> {
-    Plain(&'a [f32]),
-    /// Transposed, with so many values in each of the given rows.
-    Transposed(&'a [f32], usize),
-}
-
-impl Factor<'_> {
-    /// Some of its `columns`, beside each other in lines of `width` floats.
-    fn pack(self, columns: usize, first: usize, width: usize, panel: &mut [f32]) {
-        let some = width.min(columns - first);
-        for (k, to) in panel.chunks_exact_mut(width).enumerate() {
-            match self {
-                Factor::Plain(values) => {
-                    to[..some].copy_from_slice(&values[k * columns + first..][..some]);
-                }
-                Factor::Transposed(values, len) => {
-                    for (j, to) in to[..some].iter_mut().enumerate() {
-                        *to = values[(first + j) * len + k];
-                    }
+/// Some of a right factor's `columns`, beside each other in lines of `width` floats.
+fn pack(right: Factor, columns: usize, first: usize, width: usize, panel: &mut [f32]) {
+    let some = width.min(columns - first);
+    let inner = panel.len() / width;
+    for (k, to) in panel.chunks_exact_mut(width).enumerate() {
+        match right {
+            Factor::Plain(values) => {
+                to[..some].copy_from_slice(&values[k * columns + first..][..some]);
+            }
+            Factor::Transposed(values) => {
+                for (j, to) in to[..some].iter_mut().enumerate() {
+                    *to = values[(first + j) * inner + k];
                 }
             }
-            to[some..].fill(0.0);
         }
+        to[some..].fill(0.0);
     }
 }
 
-/// `out[m][n]` = sum over k of `left[m][k] right[k][n]`, `columns` of them.
-fn product(isa: Isa, left: &[f32], right: Factor, columns: usize, out: &mut [f32]) {
-    let rows = out.len() / columns;
-    let inner = left.len() / rows;
-    let width = isa.width();
+/// `out[m][n]` = sum over k of `left[m][k] right[k][n]`, of `[rows, inner, columns]`.
+fn product(
+    isa: Isa,
+    left: Factor,
+    right: Factor,
+    [rows, inner, columns]: [usize; 3],
+    out: &mut [f32],
+) {
     if isa.splits(inner) {
-        let pack = |first: usize, panel: &mut [f32]| right.pack(columns, first, width, panel);
-        return tiled::product(isa, left, [rows, inner, columns], pack, out);
+        return tiled::product(isa, left, right, [rows, inner, columns], out);
     }
-    let tile = isa.positions();
+    let mut turned = Vec::new();
+    let left = match left {
+        Factor::Plain(values) => values,
+        Factor::Transposed(values) => {
+            turned.resize(values.len(), 0.0);
+            transpose(values, rows, &mut turned);
+            &turned
+        }
+    };
+    let (width, tile) = (isa.width(), isa.positions());
     let mut panel = vec![0.0; inner * width];
     let mut sums = [0.0; POSITIONS * WIDEST];
     for column in (0..columns).step_by(width) {
         let some = width.min(columns - column);
-        right.pack(columns, column, width, &mut panel);
+        pack(right, columns, column, width, &mut panel);
         for row in (0..rows).step_by(tile) {
             let count = tile.min(rows - row);
             let starts: [usize; POSITIONS] =

@@ -38,6 +38,23 @@ impl Geometry {
     }
 }
 
+/// Neighbouring positions of a line.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Run {
+    pub row: usize,
+    /// The first.
+    pub place: [usize; 2],
+    pub count: usize,
+}
+
+impl Run {
+    /// The first position, all rows and lines counted through.
+    pub fn first(&self, geometry: &Geometry) -> usize {
+        let [y, x] = self.place;
+        (self.row * geometry.height + y) * geometry.width + x
+    }
+}
+
 /// Values of a whole batch.
 #[derive(Clone, Debug)]
 pub(super) struct Buffer {
@@ -130,6 +147,36 @@ impl Buffer {
                 lines.enumerate().map(move |(y, line)| (row, y, line))
             })
             .for_each(|(row, y, line)| work(row, y, &mut line[side..][..len]));
+    }
+
+    /// The channels of some positions.
+    pub fn run(&self, run: Run) -> &[f32] {
+        let [y, x] = run.place;
+        let at = self.geometry.at(run.row, y as isize, x as isize);
+        &self.data[at..at + run.count * self.geometry.channels]
+    }
+
+    /// Calls `work` with the channels of positions side by side: lines, or parts of them where
+    /// there are few lines, as with tokens, which are one.
+    pub fn each_run(&mut self, work: impl Fn(Run, &mut [f32]) + Sync) {
+        /// Floats that are worth a task.
+        const LEAST: usize = 1 << 12;
+        let geometry = self.geometry;
+        let (width, channels) = (geometry.width, geometry.channels);
+        let lines = (self.rows * geometry.height).max(1);
+        let parts = (4 * rayon::current_num_threads()).div_ceil(lines);
+        let count = width
+            .div_ceil(parts)
+            .max(LEAST.div_ceil(channels))
+            .min(width);
+        self.each_line(|row, y, line| {
+            let runs = line.par_chunks_mut(count * channels).enumerate();
+            runs.for_each(|(index, values)| {
+                let place = [y, index * count];
+                let count = values.len() / channels;
+                work(Run { row, place, count }, values);
+            });
+        });
     }
 
     /// A row's values without the border.

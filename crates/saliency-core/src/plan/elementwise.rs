@@ -287,10 +287,9 @@ pub(super) fn max_pool_at(
 /// Every value with its factor, of `[rows, positions, channels]`.
 pub(super) fn weigh(buffer: &mut Buffer, factors: &[f32], of: impl Fn(f32, f32) -> f32 + Sync) {
     let geometry = buffer.geometry;
-    let len = geometry.width * geometry.channels;
-    buffer.each_line(|row, y, line| {
-        let factors = &factors[(row * geometry.height + y) * len..][..len];
-        for (value, factor) in line.iter_mut().zip(factors) {
+    buffer.each_run(|run, values| {
+        let factors = &factors[run.first(&geometry) * geometry.channels..];
+        for (value, factor) in values.iter_mut().zip(factors) {
             *value = of(*value, *factor);
         }
     });

@@ -18,20 +18,13 @@ pub(super) fn norm(
     let geometry = to.geometry;
     let channels = geometry.channels;
     let size = channels + 1;
-    let line = geometry.width * size;
     let keep = !kept.is_empty();
     let shared = Shared::new(kept);
-    to.each_line(|row, y, out| {
-        let values = from.line(row, y);
+    to.each_run(|run, out| {
+        let values = from.run(run);
         let mut own = vec![0.0; size];
-        let mut spread = keep.then(|| {
-            shared.spread(
-                (row * geometry.height + y) * line,
-                geometry.width,
-                size,
-                size,
-            )
-        });
+        let first = run.first(&geometry) * size;
+        let mut spread = keep.then(|| shared.spread(first, run.count, size, size));
         let positions = values
             .chunks_exact(channels)
             .zip(out.chunks_exact_mut(channels));
@@ -101,9 +94,12 @@ pub(super) fn norm_back(isa: Isa, kept: &[f32], gamma: &[f32], gradient: &mut Bu
     let geometry = gradient.geometry;
     let channels = geometry.channels;
     let size = channels + 1;
-    gradient.each_line(|row, y, line| {
-        let kept = &kept[(row * geometry.height + y) * geometry.width * size..];
-        for (out, kept) in line.chunks_exact_mut(channels).zip(kept.chunks_exact(size)) {
+    gradient.each_run(|run, values| {
+        let kept = &kept[run.first(&geometry) * size..];
+        for (out, kept) in values
+            .chunks_exact_mut(channels)
+            .zip(kept.chunks_exact(size))
+        {
             isa.vectorised(StandardiseBack { kept, gamma, out });
         }
     });
@@ -167,15 +163,17 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
 /// Over the channels of each position; kept where there is room: `[rows, positions, channels]`.
 pub(super) fn softmax_of(isa: Isa, from: &Buffer, to: &mut Buffer, kept: &mut [f32]) {
     let geometry = to.geometry;
-    let len = geometry.width * geometry.channels;
     let keep = !kept.is_empty();
     let shared = Shared::new(kept);
-    to.each_line(|row, y, out| {
-        out.copy_from_slice(from.line(row, y));
+    to.each_run(|run, out| {
+        out.copy_from_slice(from.run(run));
         softmax(isa, out, geometry.channels);
         if keep {
-            let at = (row * geometry.height + y) * len;
-            shared.spread(at, 1, len, len).part(0).copy_from_slice(out);
+            let (first, len) = (run.first(&geometry) * geometry.channels, out.len());
+            shared
+                .spread(first, 1, len, len)
+                .part(0)
+                .copy_from_slice(out);
         }
     });
 }
@@ -183,10 +181,9 @@ pub(super) fn softmax_of(isa: Isa, from: &Buffer, to: &mut Buffer, kept: &mut [f
 /// The gradient at the input of [`softmax_of`], in place.
 pub(super) fn softmax_of_back(isa: Isa, kept: &[f32], gradient: &mut Buffer) {
     let geometry = gradient.geometry;
-    let len = geometry.width * geometry.channels;
-    gradient.each_line(|row, y, line| {
-        let softmaxes = &kept[(row * geometry.height + y) * len..][..len];
-        softmax_back(isa, softmaxes, line, geometry.channels);
+    gradient.each_run(|run, values| {
+        let softmaxes = &kept[run.first(&geometry) * geometry.channels..];
+        softmax_back(isa, softmaxes, values, geometry.channels);
     });
 }
 

@@ -8,7 +8,7 @@ use super::{
     buffer::{Buffer, Geometry},
     kernel::{
         Isa, LANES, Line, Multiplier, PANEL, PANEL_STEP, PARTS, Positions, Product, STEP,
-        TILE_ROWS, Tiles, split_left, split_right, split_transposed,
+        TILE_ROWS, Tiles, split_left, split_left_transposed, split_right, split_transposed,
     },
     sweep::{Packed, Reads, Sink, Weights, Writes},
 };
@@ -315,8 +315,13 @@ pub(super) fn with_weights<R>(weights: &Packed, work: impl FnOnce(&[Line]) -> R)
         for (index, out) in out.chunks_exact_mut(PANEL_STEP).enumerate() {
             let (panel, row) = (index / steps, index % steps * STEP);
             let (.., lanes, values) = weights.panel(panel);
-            let rows = (weights.rows - row).min(STEP);
-            split_right(weights.isa, &values[row * lanes..], lanes, rows, out);
+            let from = Positions {
+                values: &values[row * lanes..],
+                channels: lanes,
+                spacing: lanes,
+                count: (weights.rows - row).min(STEP),
+            };
+            split_right(weights.isa, from, out);
         }
         work(out)
     })
@@ -376,13 +381,19 @@ pub(super) fn line(
     });
 }
 
-/// A product of matrices of `[rows, inner, columns]`. `pack` brings [`PANEL`] columns of the right
-/// one side by side, from the given one on.
+/// One of two matrices that are multiplied.
+#[derive(Clone, Copy)]
+pub(super) enum Factor<'a> {
+    Plain(&'a [f32]),
+    Transposed(&'a [f32]),
+}
+
+/// A product of matrices of `[rows, inner, columns]`.
 pub(super) fn product(
     isa: Isa,
-    left: &[f32],
+    left: Factor,
+    right: Factor,
     [rows, inner, columns]: [usize; 3],
-    pack: impl Fn(usize, &mut [f32]),
     out: &mut [f32],
 ) {
     let steps_of = inner.div_ceil(STEP);
@@ -391,24 +402,49 @@ pub(super) fn product(
     let plane = 2 * pairs * tile;
     let steps: Vec<usize> = (0..steps_of).map(|c| c * PARTS * plane).collect();
     let multiplier = Multiplier::new(isa, tile);
-    let mut panel = vec![0.0; inner * PANEL];
     let mut sums = Tiles([0.0; 2 * TILE_ROWS * PANEL]);
     let left_len = steps_of * PARTS * plane;
+    let matrix = |values, lines, channels| Positions {
+        values,
+        channels,
+        spacing: channels,
+        count: lines,
+    };
+    // A panel of a step: lines of the inner dimension, or across.
+    let panel = |first: usize, column: usize, out: &mut [Line]| {
+        let (some, columns_of) = ((inner - first).min(STEP), (columns - column).min(PANEL));
+        match right {
+            Factor::Plain(values) => {
+                let from = Positions {
+                    values: &values[first * columns + column..],
+                    channels: columns_of,
+                    spacing: columns,
+                    count: some,
+                };
+                split_right(isa, from, out);
+            }
+            Factor::Transposed(values) => {
+                let from = Positions {
+                    values: &values[column * inner + first..],
+                    channels: some,
+                    spacing: inner,
+                    count: columns_of,
+                };
+                split_transposed(isa, from, out);
+            }
+        }
+    };
     with_lines(left_len + steps_of * PANEL_STEP, |lines| {
         let (split, right) = lines.split_at_mut(left_len);
-        let from = Positions {
-            values: left,
-            channels: inner,
-            spacing: inner,
-            count: rows,
-        };
-        split_left(isa, from, 0, plane, split);
+        match left {
+            Factor::Plain(values) => split_left(isa, matrix(values, rows, inner), 0, plane, split),
+            Factor::Transposed(values) => {
+                split_left_transposed(isa, matrix(values, inner, rows), plane, split);
+            }
+        }
         for column in (0..columns).step_by(PANEL) {
-            pack(column, &mut panel);
             for (step, right) in right.chunks_exact_mut(PANEL_STEP).enumerate() {
-                let first = step * STEP;
-                let count = (inner - first).min(STEP);
-                split_right(isa, &panel[first * PANEL..], PANEL, count, right);
+                panel(step * STEP, column, right);
             }
             let some = PANEL.min(columns - column);
             for pair in 0..pairs {
@@ -426,8 +462,12 @@ pub(super) fn product(
                 for (sums, start) in sums.0.chunks_exact(TILE_ROWS * PANEL).zip(starts) {
                     let rows = tile.min(rows.saturating_sub(start));
                     for (m, sums) in sums.chunks_exact(PANEL).take(rows).enumerate() {
-                        out[(start + m) * columns + column..][..some]
-                            .copy_from_slice(&sums[..some]);
+                        let out = &mut out[(start + m) * columns + column..];
+                        // Of a length that is known, which takes no call.
+                        match some == PANEL {
+                            true => out[..PANEL].copy_from_slice(&sums[..PANEL]),
+                            false => out[..some].copy_from_slice(&sums[..some]),
+                        }
                     }
                 }
             }
@@ -495,14 +535,24 @@ impl Sweep<'_> {
             match self.weights {
                 Weights::Panels(packed) => {
                     let (.., lanes, values) = packed.panel(panel);
-                    let values = &values[(tap * inputs + c) * lanes..];
-                    split_right(isa, values, lanes, (inputs - c).min(STEP), out);
+                    let from = Positions {
+                        values: &values[(tap * inputs + c) * lanes..],
+                        channels: lanes,
+                        spacing: lanes,
+                        count: (inputs - c).min(STEP),
+                    };
+                    split_right(isa, from, out);
                 }
                 Weights::Transposed { of, taps, channels } => {
                     let (.., lanes, values) = of.panel(c / PANEL);
                     let row = panel * PANEL;
-                    let values = &values[(taps[tap] * channels + row) * lanes..];
-                    split_transposed(isa, values, lanes, (channels - row).min(PANEL), out);
+                    let from = Positions {
+                        values: &values[(taps[tap] * channels + row) * lanes..],
+                        channels: lanes,
+                        spacing: lanes,
+                        count: (channels - row).min(PANEL),
+                    };
+                    split_transposed(isa, from, out);
                 }
             }
         }

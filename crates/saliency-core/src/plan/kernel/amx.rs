@@ -5,7 +5,7 @@ use std::{
 
 use super::{
     LANES,
-    split::{Line, PANEL, PARTS, Positions, Product, STEP, TILE, TILE_ROWS, Tiles},
+    split::{Line, PARTS, Positions, Product, STEP, TILE, TILE_ROWS, Tiles},
 };
 
 /// Bytes.
@@ -223,58 +223,93 @@ pub(super) unsafe fn split_left(from: Positions, first: usize, plane: usize, out
     }
 }
 
-/// Splits `rows` of a right factor. The caller has checked all lengths.
+/// The same of a transposed factor. The caller has checked all lengths.
 #[target_feature(enable = "avx512f")]
-pub(super) unsafe fn split_right(values: &[f32], lanes: usize, rows: usize, out: &mut [Line]) {
-    /// Values ahead that are asked for: the next step.
-    const AHEAD: usize = STEP * PANEL;
-    let zero = _mm512_setzero_ps();
-    let values = values.as_ptr();
-    let out = out.as_mut_ptr();
-    // SAFETY: `values` holds `lanes` for each row, and `out` six tiles. Prefetches may go
-    // anywhere.
-    unsafe {
-        for r in 0..STEP / 2 {
-            for half in 0..2 {
-                let row = |row: usize| match row < rows && half * LANES < lanes {
-                    true => {
-                        let at = values.add(row * lanes + half * LANES);
-                        _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(AHEAD).cast());
-                        _mm512_loadu_ps(at)
-                    }
-                    false => zero,
-                };
-                for (s, part) in three(row(r), row(r + STEP / 2)).into_iter().enumerate() {
-                    let at = (2 * s + half) * TILE + r;
-                    _mm512_storeu_si512(out.add(at).cast(), part);
+pub(super) unsafe fn split_left_transposed(from: Positions, plane: usize, out: &mut [Line]) {
+    for (chunk, first) in (0..from.count).step_by(STEP).enumerate() {
+        for position in (0..from.channels).step_by(LANES) {
+            let [low, high] = [first, first + STEP / 2].map(|line| {
+                // SAFETY: the caller's.
+                transposed(unsafe { block(from, line, position) })
+            });
+            let some = (from.channels - position).min(LANES);
+            for (m, (low, high)) in low.into_iter().zip(high).take(some).enumerate() {
+                for (s, part) in three(low, high).into_iter().enumerate() {
+                    let at = (chunk * PARTS + s) * plane + position + m;
+                    // SAFETY: `out` holds three planes for each STEP of lines.
+                    unsafe { _mm512_storeu_si512(out.as_mut_ptr().add(at).cast(), part) };
                 }
             }
         }
     }
 }
 
-/// The same for the transposed factor: `rows` are its columns, and the two tiles' columns are
-/// `rows` 0 to 15 and 16 to 31. The caller has checked all lengths.
+/// Sixteen values of sixteen positions each, from the given ones on; zeros outside. The caller
+/// has checked that all positions lie inside.
 #[target_feature(enable = "avx512f")]
-pub(super) unsafe fn split_transposed(values: &[f32], lanes: usize, rows: usize, out: &mut [Line]) {
-    let values = values.as_ptr();
-    let out = out.as_mut_ptr();
+unsafe fn block(from: Positions, position: usize, channel: usize) -> [__m512; LANES] {
+    let mask = mask(from.channels.saturating_sub(channel));
+    std::array::from_fn(|m| match position + m < from.count {
+        true => {
+            let at = (position + m) * from.spacing + channel;
+            // SAFETY: the position lies inside, and no more than it has is loaded.
+            unsafe { _mm512_maskz_loadu_ps(mask, from.values.as_ptr().wrapping_add(at)) }
+        }
+        false => _mm512_setzero_ps(),
+    })
+}
+
+/// The first lanes of sixteen.
+fn mask(lanes: usize) -> __mmask16 {
+    match lanes {
+        0 => 0,
+        lanes => u16::MAX >> (LANES - lanes.min(LANES)),
+    }
+}
+
+/// Splits lines of a right factor. The caller has checked all lengths.
+#[target_feature(enable = "avx512f")]
+pub(super) unsafe fn split_right(from: Positions, out: &mut [Line]) {
     let zero = _mm512_setzero_ps();
-    // SAFETY: `values` holds `lanes` for each row, and `out` six tiles.
-    unsafe {
-        for half in 0..2 {
-            let [low, high] = [0, LANES].map(|lane| {
-                let row = |r: usize| match half * LANES + r < rows && lane < lanes {
-                    true => _mm512_loadu_ps(values.add((half * LANES + r) * lanes + lane)),
-                    false => zero,
-                };
-                transposed(std::array::from_fn(row))
-            });
-            for r in 0..STEP / 2 {
-                for (s, part) in three(low[r], high[r]).into_iter().enumerate() {
-                    let at = (2 * s + half) * TILE + r;
-                    _mm512_storeu_si512(out.add(at).cast(), part);
+    let masks = [
+        mask(from.channels),
+        mask(from.channels.saturating_sub(LANES)),
+    ];
+    let (values, out) = (from.values.as_ptr(), out.as_mut_ptr());
+    for r in 0..STEP / 2 {
+        for (half, mask) in masks.into_iter().enumerate() {
+            let row = |row: usize| match row < from.count && mask != 0 {
+                true => {
+                    let at = values.wrapping_add(row * from.spacing + half * LANES);
+                    _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(STEP * from.spacing).cast());
+                    // SAFETY: the line lies inside, and no more than it has is loaded.
+                    unsafe { _mm512_maskz_loadu_ps(mask, at) }
                 }
+                false => zero,
+            };
+            for (s, part) in three(row(r), row(r + STEP / 2)).into_iter().enumerate() {
+                let at = (2 * s + half) * TILE + r;
+                // SAFETY: `out` holds six tiles.
+                unsafe { _mm512_storeu_si512(out.add(at).cast(), part) };
+            }
+        }
+    }
+}
+
+/// The same of a transposed factor: its lines are the two tiles' columns. The caller has checked
+/// all lengths.
+#[target_feature(enable = "avx512f")]
+pub(super) unsafe fn split_transposed(from: Positions, out: &mut [Line]) {
+    for half in 0..2 {
+        let [low, high] = [0, LANES].map(|lane| {
+            // SAFETY: the caller's.
+            transposed(unsafe { block(from, half * LANES, lane) })
+        });
+        for (r, (low, high)) in low.into_iter().zip(high).enumerate() {
+            for (s, part) in three(low, high).into_iter().enumerate() {
+                let at = (2 * s + half) * TILE + r;
+                // SAFETY: `out` holds six tiles.
+                unsafe { _mm512_storeu_si512(out.as_mut_ptr().add(at).cast(), part) };
             }
         }
     }

@@ -27,7 +27,7 @@ mod split;
 pub(super) use shared::{Shared, Spread};
 pub(super) use split::{
     Line, Multiplier, PANEL, PANEL_STEP, PARTS, Positions, Product, STEP, TILE_ROWS, Tiles,
-    split_left, split_right, split_transposed,
+    split_left, split_left_transposed, split_right, split_transposed,
 };
 
 /// Most positions in a tile.

@@ -89,14 +89,31 @@ impl Multiplier {
     }
 }
 
-/// What [`split_left`] takes: `channels` values of each of `count` positions, which are
-/// `spacing` apart in `values`.
+/// A matrix that is split: `channels` values of each of `count` positions, which are `spacing`
+/// apart in `values`.
 #[derive(Clone, Copy)]
 pub(in crate::plan) struct Positions<'a> {
     pub values: &'a [f32],
     pub channels: usize,
     pub spacing: usize,
     pub count: usize,
+}
+
+impl Positions<'_> {
+    /// Fails where a read would lie outside.
+    fn check(&self) {
+        assert!(self.channels > 0);
+        let all = |last: usize| last * self.spacing + self.channels;
+        assert!(self.count == 0 || all(self.count - 1) <= self.values.len());
+    }
+
+    /// Zero outside.
+    fn value(&self, position: usize, channel: usize) -> f32 {
+        match position < self.count && channel < self.channels {
+            true => self.values[position * self.spacing + channel],
+            false => 0.0,
+        }
+    }
 }
 
 /// Splits positions into `[STEPs of channels][3][plane]`, from place `first` of a plane on.
@@ -108,28 +125,20 @@ pub(in crate::plan) fn split_left(
     plane: usize,
     out: &mut [Line],
 ) {
-    let Positions {
-        values,
-        channels,
-        spacing,
-        count,
-    } = from;
-    assert!(channels > 0 && first + count <= plane);
-    assert!(count == 0 || (count - 1) * spacing + channels <= values.len());
-    assert!(channels.div_ceil(STEP) * PARTS * plane <= out.len());
+    from.check();
+    assert!(first + from.count <= plane);
+    assert!(from.channels.div_ceil(STEP) * PARTS * plane <= out.len());
     match isa {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the machine has AMX and with it AVX-512; all lengths have just been checked.
         Isa::Amx => unsafe { amx::split_left(from, first, plane, out) },
         _ => {
-            for position in 0..count {
-                for (chunk, c) in (0..channels).step_by(STEP).enumerate() {
-                    let some = (channels - c).min(STEP);
-                    let values = &values[position * spacing + c..][..some];
-                    let value = |j: usize| values.get(j).copied().unwrap_or(0.0);
+            for position in 0..from.count {
+                for chunk in 0..from.channels.div_ceil(STEP) {
                     for j in 0..STEP {
                         let at = j % 2 * (STEP / 2) + j / 2;
-                        for (s, part) in three(value(at)).into_iter().enumerate() {
+                        let parts = three(from.value(position, chunk * STEP + at));
+                        for (s, part) in parts.into_iter().enumerate() {
                             out[(chunk * PARTS + s) * plane + first + position].0[j] = part;
                         }
                     }
@@ -139,31 +148,30 @@ pub(in crate::plan) fn split_left(
     }
 }
 
-/// Splits up to [`STEP`] `rows` of a right factor, each `lanes` (16 or 32) behind the one
-/// before, into two tiles of three parts: `[3][2][TILE]`. What is missing is zeros.
-pub(in crate::plan) fn split_right(
+/// The same of a transposed factor: positions are what `from` has beside each other, from place 0
+/// of a plane on.
+pub(in crate::plan) fn split_left_transposed(
     isa: Isa,
-    values: &[f32],
-    lanes: usize,
-    rows: usize,
+    from: Positions,
+    plane: usize,
     out: &mut [Line],
 ) {
-    assert!((1..=STEP).contains(&rows) && out.len() >= PANEL_STEP);
-    assert!([LANES, PANEL].contains(&lanes) && values.len() >= rows * lanes);
+    from.check();
+    assert!(from.channels <= plane);
+    assert!(from.count.div_ceil(STEP) * PARTS * plane <= out.len());
     match isa {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the machine has AMX and with it AVX-512; all lengths have just been checked.
-        Isa::Amx => unsafe { amx::split_right(values, lanes, rows, out) },
+        Isa::Amx => unsafe { amx::split_left_transposed(from, plane, out) },
         _ => {
-            for (r, half) in (0..STEP / 2).flat_map(|r| [(r, 0), (r, 1)]) {
-                for j in 0..STEP {
-                    let (row, lane) = (j % 2 * (STEP / 2) + r, half * LANES + j / 2);
-                    let value = match row < rows && lane < lanes {
-                        true => values[row * lanes + lane],
-                        false => 0.0,
-                    };
-                    for (s, part) in three(value).into_iter().enumerate() {
-                        out[(2 * s + half) * TILE + r].0[j] = part;
+            for chunk in 0..from.count.div_ceil(STEP) {
+                for position in 0..from.channels {
+                    for j in 0..STEP {
+                        let at = j % 2 * (STEP / 2) + j / 2;
+                        let parts = three(from.value(chunk * STEP + at, position));
+                        for (s, part) in parts.into_iter().enumerate() {
+                            out[(chunk * PARTS + s) * plane + position].0[j] = part;
+                        }
                     }
                 }
             }
@@ -171,29 +179,39 @@ pub(in crate::plan) fn split_right(
     }
 }
 
-/// The same for a transposed factor: up to [`PANEL`] `rows` of it, each `lanes` (16 or 32)
-/// behind the one before, are the columns of the two tiles.
-pub(in crate::plan) fn split_transposed(
-    isa: Isa,
-    values: &[f32],
-    lanes: usize,
-    rows: usize,
-    out: &mut [Line],
-) {
-    assert!((1..=PANEL).contains(&rows) && out.len() >= PANEL_STEP);
-    assert!([LANES, STEP].contains(&lanes) && values.len() >= rows * lanes);
+/// Splits up to [`STEP`] lines of a right factor, of up to [`PANEL`] columns, into two tiles of
+/// three parts: `[3][2][TILE]`. What is missing is zeros.
+pub(in crate::plan) fn split_right(isa: Isa, from: Positions, out: &mut [Line]) {
+    from.check();
+    assert!(from.count <= STEP && from.channels <= PANEL && out.len() >= PANEL_STEP);
     match isa {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the machine has AMX and with it AVX-512; all lengths have just been checked.
-        Isa::Amx => unsafe { amx::split_transposed(values, lanes, rows, out) },
-        _ => {
-            let mut turned = [0.0; STEP * PANEL];
-            for (row, values) in values.chunks_exact(lanes).take(rows).enumerate() {
-                for (lane, value) in values.iter().enumerate() {
-                    turned[lane * PANEL + row] = *value;
-                }
+        Isa::Amx => unsafe { amx::split_right(from, out) },
+        _ => split_right_by(|row, column| from.value(row, column), out),
+    }
+}
+
+/// The same of a transposed factor: up to [`PANEL`] columns, each a line of up to [`STEP`] values.
+pub(in crate::plan) fn split_transposed(isa: Isa, from: Positions, out: &mut [Line]) {
+    from.check();
+    assert!(from.count <= PANEL && from.channels <= STEP && out.len() >= PANEL_STEP);
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the machine has AMX and with it AVX-512; all lengths have just been checked.
+        Isa::Amx => unsafe { amx::split_transposed(from, out) },
+        _ => split_right_by(|row, column| from.value(column, row), out),
+    }
+}
+
+/// From a function of (row, column).
+fn split_right_by(value: impl Fn(usize, usize) -> f32, out: &mut [Line]) {
+    for (r, half) in (0..STEP / 2).flat_map(|r| [(r, 0), (r, 1)]) {
+        for j in 0..STEP {
+            let (row, column) = (j % 2 * (STEP / 2) + r, half * LANES + j / 2);
+            for (s, part) in three(value(row, column)).into_iter().enumerate() {
+                out[(2 * s + half) * TILE + r].0[j] = part;
             }
-            split_right(isa, &turned, PANEL, STEP, out);
         }
     }
 }
@@ -252,21 +270,41 @@ mod tests {
             prop_assert_eq!(parts[0] as f64 + parts[1] as f64 + parts[2] as f64, value as f64);
         }
 
+        /// Transposed or not, and by every instruction set.
         #[test]
-        fn transposed_factors_are_split_alike(
-            lanes in 1usize..=2,
-            rows in 1usize..=PANEL,
+        fn factors_are_split_alike(
+            channels in 1usize..70,
+            count in 1usize..70,
+            spare in 0usize..5,
             seed in 0u64..1000,
         ) {
-            let lanes = lanes * LANES;
-            let source = values(seed, rows * lanes);
-            let split = |isa: Isa| {
-                let mut out = vec![Line::ZERO; PANEL_STEP];
-                split_transposed(isa, &source, lanes, rows, &mut out);
-                out.into_iter().map(|line| line.0).collect::<Vec<_>>()
+            let spacing = channels + spare;
+            let source = values(seed, count * spacing);
+            let mut turned = vec![0.0; channels * count];
+            for (index, value) in turned.iter_mut().enumerate() {
+                *value = source[index % count * spacing + index / count];
+            }
+            let own = Positions { values: &source, channels, spacing, count };
+            let turned = Positions { values: &turned, channels: count, spacing: count, count: channels };
+            let bits = |lines: Vec<Line>| lines.into_iter().map(|line| line.0).collect::<Vec<_>>();
+            let lefts = |isa: Isa| {
+                let mut both = [(); 2].map(|()| vec![Line::ZERO; channels.div_ceil(STEP) * PARTS * count]);
+                split_left(isa, own, 0, count, &mut both[0]);
+                split_left_transposed(isa, turned, count, &mut both[1]);
+                both.map(bits)
             };
+            let rights = |isa: Isa| {
+                let mut both = [(); 2].map(|()| vec![Line::ZERO; PANEL_STEP]);
+                let (columns, rows) = (channels.min(PANEL), count.min(STEP));
+                split_right(isa, Positions { channels: columns, count: rows, ..own }, &mut both[0]);
+                split_transposed(isa, Positions { channels: rows, count: columns, ..turned }, &mut both[1]);
+                both.map(bits)
+            };
+            let want = [lefts(Isa::Portable), rights(Isa::Portable)];
+            prop_assert_eq!(&want[0][0], &want[0][1]);
+            prop_assert_eq!(&want[1][0], &want[1][1]);
             for isa in Isa::all() {
-                prop_assert_eq!(split(isa), split(Isa::Portable));
+                prop_assert_eq!(&[lefts(isa), rights(isa)], &want, "{:?}", isa);
             }
         }
 
@@ -293,8 +331,13 @@ mod tests {
                 let mut right = vec![Line::ZERO; taps * steps_of * PANEL_STEP];
                 for (index, out) in right.chunks_mut(PANEL_STEP).enumerate() {
                     let (tap, c) = (index / steps_of, index % steps_of * STEP);
-                    let from = &weights[(tap * channels + c) * lanes..];
-                    split_right(isa, from, lanes, (channels - c).min(STEP), out);
+                    let from = Positions {
+                        values: &weights[(tap * channels + c) * lanes..],
+                        channels: lanes,
+                        spacing: lanes,
+                        count: (channels - c).min(STEP),
+                    };
+                    split_right(isa, from, out);
                 }
                 let steps: Vec<usize> = (0..taps)
                     .flat_map(|tap| (0..steps_of).map(move |c| tap + c * PARTS * plane))
