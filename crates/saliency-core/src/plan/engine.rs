@@ -6,7 +6,7 @@ use burn::tensor::Tensor;
 
 #[cfg(feature = "gpu")]
 use super::gpu;
-use super::{Plan, ReluRule, run};
+use super::{Plan, ReluRule, tape::Tapes};
 use crate::{error::Error, target::Goal};
 
 /// A compiled graph, wherever it runs.
@@ -20,7 +20,7 @@ pub(crate) enum Engine<'a> {
 /// What a forward pass keeps for the backward pass.
 #[derive(Clone)]
 pub(crate) enum Tape {
-    Host(run::Tape),
+    Host(Tapes),
     #[cfg(feature = "gpu")]
     Device(gpu::Tape),
 }
@@ -34,7 +34,7 @@ impl std::fmt::Debug for Tape {
 impl Tape {
     pub fn rows(&self) -> usize {
         match self {
-            Tape::Host(tape) => tape.rows(),
+            Tape::Host(tapes) => tapes.rows(),
             #[cfg(feature = "gpu")]
             Tape::Device(tape) => tape.rows(),
         }
@@ -43,7 +43,7 @@ impl Tape {
     /// Of some rows, which may come again. What lies on a GPU is not taken apart: `None`.
     pub fn select(&self, rows: &[usize]) -> Option<Self> {
         match self {
-            Tape::Host(tape) => Some(Tape::Host(tape.select(rows))),
+            Tape::Host(tapes) => Some(Tape::Host(tapes.select(rows))),
             #[cfg(feature = "gpu")]
             Tape::Device(_) => None,
         }
@@ -69,8 +69,8 @@ impl Engine<'_> {
     ) -> Result<Option<(Tensor<2>, Tape)>, Error> {
         Ok(match self {
             Engine::Host(plan) => {
-                let (outputs, tape) = plan.record(input, node)?;
-                Some((outputs, Tape::Host(tape)))
+                let (outputs, tapes) = plan.record(input, node)?;
+                Some((outputs, Tape::Host(tapes)))
             }
             #[cfg(feature = "gpu")]
             Engine::Device(plan) => {
@@ -89,7 +89,7 @@ impl Engine<'_> {
         rule: ReluRule,
     ) -> Result<Tensor<D>, Error> {
         match (self, tape) {
-            (Engine::Host(plan), Tape::Host(tape)) => plan.gradient(tape, seed, shape, rule),
+            (Engine::Host(plan), Tape::Host(tapes)) => plan.gradient(tapes, seed, shape, rule),
             #[cfg(feature = "gpu")]
             (Engine::Device(plan), Tape::Device(tape)) => Ok(plan.gradient(tape, seed, rule)),
             #[cfg(feature = "gpu")]
@@ -131,8 +131,8 @@ impl Engine<'_> {
     ) -> Result<(Tensor<4>, Tensor<4>), Error> {
         match self {
             Engine::Host(plan) => {
-                let (outputs, tape) = plan.record(input, Some(node))?;
-                plan.at_node(&outputs, &tape, goal)
+                let (outputs, tapes) = plan.record(input, Some(node))?;
+                plan.at_node(&outputs, &tapes, goal)
             }
             #[cfg(feature = "gpu")]
             Engine::Device(plan) => plan.at_node(input, node, goal),
@@ -147,7 +147,7 @@ impl Engine<'_> {
         goal: &Goal,
     ) -> Result<(Tensor<4>, Tensor<4>), Error> {
         match (self, tape) {
-            (Engine::Host(plan), Tape::Host(tape)) => plan.at_node(outputs, tape, goal),
+            (Engine::Host(plan), Tape::Host(tapes)) => plan.at_node(outputs, tapes, goal),
             #[cfg(feature = "gpu")]
             (Engine::Device(plan), Tape::Device(tape)) => plan.at_recorded(outputs, tape, goal),
             #[cfg(feature = "gpu")]

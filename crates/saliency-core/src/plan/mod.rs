@@ -29,6 +29,7 @@ mod profile;
 mod run;
 mod step;
 mod sweep;
+mod tape;
 mod tiled;
 mod view;
 
@@ -53,6 +54,7 @@ pub(crate) use engine::{Engine, Tape};
 #[cfg(feature = "gpu")]
 pub(crate) use gpu::Plan as DevicePlan;
 pub(crate) use run::ReluRule;
+use tape::Tapes;
 
 use crate::{
     error::Error,
@@ -113,47 +115,39 @@ impl Plan {
         &self,
         input: Tensor<D>,
         node: Option<&str>,
-    ) -> Result<(Tensor<2>, run::Tape), Error> {
+    ) -> Result<(Tensor<2>, Tapes), Error> {
         let (rows, device) = (input.dims()[0], input.device());
         let values = input.try_into_vec_as::<f32>().map_err(Error::device)?;
         let tap = node.map(|node| self.named[node]);
-        let (mut outputs, mut tape) = (Vec::new(), None::<run::Tape>);
+        let (mut outputs, mut parts) = (Vec::new(), Vec::new());
         for range in self.parts(rows) {
             let values = part_of(&values, rows, &range);
-            let (some, recorded) = self.forward_taped(values, range.len(), tap);
+            let (some, tape) = self.forward_taped(values, range.len(), tap);
             outputs.extend(some);
-            match &mut tape {
-                None => tape = Some(recorded),
-                Some(tape) => tape.append(recorded),
-            }
+            parts.push(tape);
         }
         let shape = [rows, outputs.len() / rows];
         let outputs = Tensor::from_data(TensorData::new(outputs, shape), &device);
-        Ok((outputs, tape.expect("a batch has rows")))
+        let most = self.rows_at_once();
+        Ok((outputs, Tapes { parts, most }))
     }
 
     /// The gradient at the input, shaped like it, from that at the outputs.
     pub fn gradient<const D: usize>(
         &self,
-        tape: &run::Tape,
+        tapes: &Tapes,
         seed: Tensor<2>,
         shape: [usize; D],
         rule: ReluRule,
     ) -> Result<Tensor<D>, Error> {
         let device = seed.device();
-        let rows = shape[0];
         let seed = seed.try_into_vec_as::<f32>().map_err(Error::device)?;
+        let (rows, mut first) = (tapes.rows(), 0);
         let mut values = Vec::with_capacity(shape.iter().product());
-        for range in self.parts(rows) {
-            let seed = part_of(&seed, rows, &range);
-            let part = match range.len() == rows {
-                true => self.backward(tape, seed, rule),
-                false => {
-                    let rows: Vec<usize> = range.collect();
-                    self.backward(&tape.select(&rows), seed, rule)
-                }
-            };
-            values.extend(part);
+        for tape in &tapes.parts {
+            let range = first..first + tape.rows;
+            values.extend(self.backward(tape, part_of(&seed, rows, &range), rule));
+            first = range.end;
         }
         Ok(Tensor::from_data(TensorData::new(values, shape), &device))
     }
@@ -199,16 +193,16 @@ impl Plan {
     pub fn at_node(
         &self,
         outputs: &Tensor<2>,
-        tape: &run::Tape,
+        tapes: &Tapes,
         goal: &Goal,
     ) -> Result<(Tensor<4>, Tensor<4>), Error> {
-        let (rows, device) = (tape.rows(), outputs.device());
-        let (buffer, values) = tape.tap.as_ref().expect("recorded for a node");
-        let geometry = self.buffers[*buffer];
+        let (rows, device) = (tapes.rows(), outputs.device());
+        let (buffer, values) = tapes.tapped();
+        let geometry = self.buffers[buffer];
         let shape = [rows, geometry.channels, geometry.height, geometry.width];
         let seed = goal.seed(outputs)?;
-        let gradient = self.gradient(tape, seed, shape, ReluRule::Derivative)?;
-        let values = TensorData::new(values.clone(), shape);
+        let gradient = self.gradient(tapes, seed, shape, ReluRule::Derivative)?;
+        let values = TensorData::new(values, shape);
         Ok((Tensor::from_data(values, &device), gradient))
     }
 

@@ -3,7 +3,7 @@
 use super::{
     Plan,
     buffer::{Buffer, Geometry},
-    run::Tape,
+    tape::Tape,
 };
 
 impl Plan {
@@ -68,7 +68,7 @@ impl Plan {
     }
 
     /// The memory of a tape that has done its work.
-    pub fn recycle(&self, tape: Tape) {
+    pub(super) fn recycle(&self, tape: Tape) {
         tape.kept.into_iter().for_each(|kept| self.keep(kept));
     }
 }

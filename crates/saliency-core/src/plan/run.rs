@@ -15,81 +15,8 @@ use super::{
     pool::clear_border,
     step::{Conv, Place, Step},
     sweep::{Epilogue, Reads, Relu, Weights, Writes, sweep},
+    tape::Tape,
 };
-
-/// What a forward pass keeps for the backward pass.
-#[derive(Clone, Debug)]
-pub(crate) struct Tape {
-    rows: usize,
-    /// The buffer that was asked for, and its values.
-    pub tap: Option<(usize, Vec<f32>)>,
-    /// By buffer: which values a ReLU let through.
-    bits: Vec<Option<Bits>>,
-    /// By step: which element of its window each maximum was.
-    maxima: Vec<Option<Vec<u8>>>,
-    /// By step: what else its derivative needs, as much for each row.
-    pub(super) kept: Vec<Vec<f32>>,
-    /// Of rows and their baselines.
-    lifted: Option<Lifted>,
-}
-
-impl Tape {
-    pub fn rows(&self) -> usize {
-        self.rows
-    }
-
-    /// Of some rows, which may come again.
-    pub fn select(&self, rows: &[usize]) -> Self {
-        fn chosen<T: Copy>(data: &[T], all: usize, rows: &[usize]) -> Vec<T> {
-            let len = data.len() / all;
-            rows.iter()
-                .flat_map(|row| &data[row * len..][..len])
-                .copied()
-                .collect()
-        }
-        let bits = |bits: &Bits| Bits {
-            data: chosen(&bits.data, self.rows, rows),
-            ..*bits
-        };
-        let maxima = |maxima: &Vec<u8>| chosen(maxima, self.rows, rows);
-        Tape {
-            rows: rows.len(),
-            tap: self
-                .tap
-                .as_ref()
-                .map(|(buffer, values)| (*buffer, chosen(values, self.rows, rows))),
-            bits: self.bits.iter().map(|b| b.as_ref().map(bits)).collect(),
-            maxima: self.maxima.iter().map(|m| m.as_ref().map(maxima)).collect(),
-            kept: self
-                .kept
-                .iter()
-                .map(|kept| chosen(kept, self.rows, rows))
-                .collect(),
-            lifted: None,
-        }
-    }
-
-    /// Puts the rows of another tape of the same plan behind these.
-    pub fn append(&mut self, other: Self) {
-        self.rows += other.rows;
-        if let (Some((_, values)), Some((_, more))) = (&mut self.tap, other.tap) {
-            values.extend(more);
-        }
-        for (bits, more) in self.bits.iter_mut().zip(other.bits) {
-            if let (Some(bits), Some(more)) = (bits, more) {
-                bits.data.extend(more.data);
-            }
-        }
-        for (maxima, more) in self.maxima.iter_mut().zip(other.maxima) {
-            if let (Some(maxima), Some(more)) = (maxima, more) {
-                maxima.extend(more);
-            }
-        }
-        for (kept, more) in self.kept.iter_mut().zip(other.kept) {
-            kept.extend(more);
-        }
-    }
-}
 
 /// What a forward pass keeps besides the outputs.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -129,7 +56,7 @@ impl Plan {
     }
 
     /// The same, with what the backward pass needs, and the values of one buffer.
-    pub fn forward_taped(
+    pub(super) fn forward_taped(
         &self,
         input: &[f32],
         rows: usize,
@@ -356,7 +283,7 @@ impl Plan {
 
     /// d score / d input, `[rows, channels, height, width]`, from d score / d outputs
     /// `[rows, outputs]`; where a buffer was asked for, the gradient at it instead.
-    pub fn backward(&self, tape: &Tape, seed: &[f32], rule: ReluRule) -> Vec<f32> {
+    pub(super) fn backward(&self, tape: &Tape, seed: &[f32], rule: ReluRule) -> Vec<f32> {
         let rows = tape.rows;
         let end = tape.tap.as_ref().map_or(self.input, |(buffer, _)| *buffer);
         let mut gradients: Vec<Option<Buffer>> = vec![None; self.buffers.len()];
