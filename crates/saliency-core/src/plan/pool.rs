@@ -33,13 +33,13 @@ impl Plan {
         copy
     }
 
-    /// Memory of an earlier pass that is about as large.
+    /// Memory of an earlier pass that is about as large, best without anything to fill.
     fn reuse(&self, len: usize) -> Option<Vec<f32>> {
         let mut pool = self.pool.lock().unwrap_or_else(|e| e.into_inner());
         let fits = |&index: &usize| (len..4 * len + 4096).contains(&pool[index].capacity());
         let smallest = (0..pool.len())
             .filter(fits)
-            .min_by_key(|&index| pool[index].capacity());
+            .min_by_key(|&index| (pool[index].len() < len, pool[index].capacity()));
         smallest.map(|index| pool.swap_remove(index))
     }
 

@@ -228,13 +228,13 @@ pub(super) unsafe fn split_left(from: Positions, first: usize, plane: usize, out
 pub(super) unsafe fn split_left_transposed(from: Positions, plane: usize, out: &mut [Line]) {
     for (chunk, first) in (0..from.count).step_by(STEP).enumerate() {
         for position in (0..from.channels).step_by(LANES) {
-            let [low, high] = [first, first + STEP / 2].map(|line| {
-                // SAFETY: the caller's.
-                transposed(unsafe { block(from, line, position) })
-            });
+            // SAFETY: the caller's.
+            let low = transposed(unsafe { block(from, first, position) });
+            // SAFETY: the caller's.
+            let high = transposed(unsafe { block(from, first + STEP / 2, position) });
             let some = (from.channels - position).min(LANES);
-            for (m, (low, high)) in low.into_iter().zip(high).take(some).enumerate() {
-                for (s, part) in three(low, high).into_iter().enumerate() {
+            for m in 0..some {
+                for (s, part) in three(low[m], high[m]).into_iter().enumerate() {
                     let at = (chunk * PARTS + s) * plane + position + m;
                     // SAFETY: `out` holds three planes for each STEP of lines.
                     unsafe { _mm512_storeu_si512(out.as_mut_ptr().add(at).cast(), part) };
@@ -246,6 +246,7 @@ pub(super) unsafe fn split_left_transposed(from: Positions, plane: usize, out: &
 
 /// Sixteen values of sixteen positions each, from the given ones on; zeros outside. The caller
 /// has checked that all positions lie inside.
+#[inline]
 #[target_feature(enable = "avx512f")]
 unsafe fn block(from: Positions, position: usize, channel: usize) -> [__m512; LANES] {
     let mask = mask(from.channels.saturating_sub(channel));
@@ -301,12 +302,12 @@ pub(super) unsafe fn split_right(from: Positions, out: &mut [Line]) {
 #[target_feature(enable = "avx512f")]
 pub(super) unsafe fn split_transposed(from: Positions, out: &mut [Line]) {
     for half in 0..2 {
-        let [low, high] = [0, LANES].map(|lane| {
-            // SAFETY: the caller's.
-            transposed(unsafe { block(from, half * LANES, lane) })
-        });
-        for (r, (low, high)) in low.into_iter().zip(high).enumerate() {
-            for (s, part) in three(low, high).into_iter().enumerate() {
+        // SAFETY: the caller's.
+        let low = transposed(unsafe { block(from, half * LANES, 0) });
+        // SAFETY: the caller's.
+        let high = transposed(unsafe { block(from, half * LANES, LANES) });
+        for r in 0..LANES {
+            for (s, part) in three(low[r], high[r]).into_iter().enumerate() {
                 let at = (2 * s + half) * TILE + r;
                 // SAFETY: `out` holds six tiles.
                 unsafe { _mm512_storeu_si512(out.as_mut_ptr().add(at).cast(), part) };
@@ -316,6 +317,7 @@ pub(super) unsafe fn split_transposed(from: Positions, out: &mut [Line]) {
 }
 
 /// Rows become columns.
+#[inline]
 #[target_feature(enable = "avx512f")]
 fn transposed(x: [__m512; LANES]) -> [__m512; LANES] {
     let double = |x: __m512| _mm512_castps_pd(x);

@@ -7,8 +7,13 @@
 pub(in crate::plan) fn exp(x: f32) -> f32 {
     const LN_2_HIGH: f32 = 0.693_359_4;
     const LN_2_LOW: f32 = -2.121_944_4e-4;
+    /// 1.5 * 2^23: numbers about it are whole, and end in the bits of what was added to it. A
+    /// conversion to an integer would be done one lane at a time.
+    const WHOLE: f32 = 12_582_912.0;
+    const ONE: u32 = 1.0f32.to_bits();
     let x = x.clamp(-87.0, 88.0);
-    let n = (x * std::f32::consts::LOG2_E).round_ties_even();
+    let shifted = x * std::f32::consts::LOG2_E + WHOLE;
+    let n = shifted - WHOLE;
     let r = x - n * LN_2_HIGH - n * LN_2_LOW;
     let mut sum = 1.0 / 5040.0;
     for inverse in [
@@ -22,7 +27,7 @@ pub(in crate::plan) fn exp(x: f32) -> f32 {
     ] {
         sum = sum * r + inverse;
     }
-    f32::from_bits((sum.to_bits() as i32 + ((n as i32) << 23)) as u32)
+    sum * f32::from_bits((shifted.to_bits() << 23).wrapping_add(ONE))
 }
 
 /// The normal distribution function and density: Abramowitz and Stegun 7.1.26, whose error is
@@ -71,6 +76,9 @@ mod tests {
             let wide = f64::from(x);
             let near = |got: f32, want: f64, size: f64| (f64::from(got) - want).abs() <= size;
             prop_assert!(near(exp(x), wide.exp(), 2e-7 * wide.exp()));
+            let far = 2.9 * x;
+            let want = f64::from(far).exp();
+            prop_assert!(near(exp(far), want, 2e-7 * want), "{far}");
             prop_assert!(near(sigmoid(x), 1.0 / (1.0 + (-wide).exp()), 3e-7 / (1.0 + (-wide).exp())));
             prop_assert!(near(tanh(x), wide.tanh(), 2e-7));
             let small = x / 30.0;
@@ -85,5 +93,13 @@ mod tests {
             prop_assert!(near(below, 0.5 + area, 3e-7), "{below} {area}");
             prop_assert!(near(density, bell(wide), 2e-7));
         }
+    }
+
+    #[test]
+    fn what_is_no_number_has_none() {
+        for bits in [0x7fc0_0000, 0x7fc0_0fff, 0xffff_ffff] {
+            assert!(exp(f32::from_bits(bits)).is_nan());
+        }
+        assert!(exp(f32::NEG_INFINITY) < 2e-38 && exp(f32::INFINITY) > 1e38);
     }
 }
