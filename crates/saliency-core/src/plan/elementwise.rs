@@ -1,5 +1,5 @@
-//! What is done position by position: ReLUs, sums, pooling. Lines of positions are done side by
-//! side.
+//! What is done position by position: ReLUs, sums, pooling. Lines of positions, or parts of them,
+//! are done side by side.
 
 use rayon::prelude::*;
 
@@ -288,7 +288,7 @@ pub(super) fn max_pool_at(
 pub(super) fn weigh(buffer: &mut Buffer, factors: &[f32], of: impl Fn(f32, f32) -> f32 + Sync) {
     let geometry = buffer.geometry;
     buffer.each_run(|run, values| {
-        let factors = &factors[run.first(&geometry) * geometry.channels..];
+        let factors = &factors[run.first(&geometry) * geometry.channels..][..values.len()];
         for (value, factor) in values.iter_mut().zip(factors) {
             *value = of(*value, *factor);
         }

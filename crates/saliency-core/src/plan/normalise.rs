@@ -95,7 +95,7 @@ pub(super) fn norm_back(isa: Isa, kept: &[f32], gamma: &[f32], gradient: &mut Bu
     let channels = geometry.channels;
     let size = channels + 1;
     gradient.each_run(|run, values| {
-        let kept = &kept[run.first(&geometry) * size..];
+        let kept = &kept[run.first(&geometry) * size..][..run.count * size];
         for (out, kept) in values
             .chunks_exact_mut(channels)
             .zip(kept.chunks_exact(size))
@@ -182,7 +182,7 @@ pub(super) fn softmax_of(isa: Isa, from: &Buffer, to: &mut Buffer, kept: &mut [f
 pub(super) fn softmax_of_back(isa: Isa, kept: &[f32], gradient: &mut Buffer) {
     let geometry = gradient.geometry;
     gradient.each_run(|run, values| {
-        let softmaxes = &kept[run.first(&geometry) * geometry.channels..];
+        let softmaxes = &kept[run.first(&geometry) * geometry.channels..][..values.len()];
         softmax_back(isa, softmaxes, values, geometry.channels);
     });
 }

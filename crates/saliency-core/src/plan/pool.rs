@@ -33,13 +33,13 @@ impl Plan {
         copy
     }
 
-    /// Memory of an earlier pass that is about as large, best without anything to fill.
+    /// Memory of an earlier pass that is about as large: with the least to fill and to spare.
     fn reuse(&self, len: usize) -> Option<Vec<f32>> {
         let mut pool = self.pool.lock().unwrap_or_else(|e| e.into_inner());
         let fits = |&index: &usize| (len..4 * len + 4096).contains(&pool[index].capacity());
         let smallest = (0..pool.len())
             .filter(fits)
-            .min_by_key(|&index| (pool[index].len() < len, pool[index].capacity()));
+            .min_by_key(|&index| len.saturating_sub(pool[index].len()) + pool[index].capacity());
         smallest.map(|index| pool.swap_remove(index))
     }
 
@@ -48,7 +48,9 @@ impl Plan {
         if len == 0 {
             return Vec::new();
         }
-        let mut data = self.reuse(len).unwrap_or_default();
+        let Some(mut data) = self.reuse(len) else {
+            return vec![0.0; len];
+        };
         data.resize(len, 0.0);
         data
     }

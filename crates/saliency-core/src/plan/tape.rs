@@ -25,13 +25,12 @@ impl Tape {
             rows: &[(&'a Tape, usize)],
             of: impl Fn(&'a Tape) -> &'a [T],
         ) -> Vec<T> {
-            let mut all = Vec::new();
-            for &(tape, row) in rows {
+            let parts = rows.iter().map(|&(tape, row)| {
                 let data = of(tape);
                 let len = data.len() / tape.rows;
-                all.extend_from_slice(&data[row * len..][..len]);
-            }
-            all
+                &data[row * len..][..len]
+            });
+            parts.collect::<Vec<_>>().concat()
         }
         const ALIKE: &str = "all tapes of a plan keep alike";
         let (first, _) = rows[0];

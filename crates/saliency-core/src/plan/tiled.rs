@@ -315,12 +315,8 @@ pub(super) fn with_weights<R>(weights: &Packed, work: impl FnOnce(&[Line]) -> R)
         for (index, out) in out.chunks_exact_mut(PANEL_STEP).enumerate() {
             let (panel, row) = (index / steps, index % steps * STEP);
             let (.., lanes, values) = weights.panel(panel);
-            let from = Positions {
-                values: &values[row * lanes..],
-                channels: lanes,
-                spacing: lanes,
-                count: (weights.rows - row).min(STEP),
-            };
+            let count = (weights.rows - row).min(STEP);
+            let from = Positions::dense(&values[row * lanes..], lanes, count);
             split_right(weights.isa, from, out);
         }
         work(out)
@@ -346,12 +342,7 @@ pub(super) fn line(
     let multiplier = Multiplier::new(isa, rows);
     let mut sums = Tiles([0.0; 2 * TILE_ROWS * PANEL]);
     with_lines(steps_of * PARTS * plane, |left| {
-        let from = Positions {
-            values,
-            channels,
-            spacing: channels,
-            count,
-        };
+        let from = Positions::dense(values, channels, count);
         split_left(isa, from, 0, plane, left);
         for pair in 0..pairs {
             let starts = [2 * pair * rows, (2 * pair + 1) * rows];
@@ -404,12 +395,6 @@ pub(super) fn product(
     let multiplier = Multiplier::new(isa, tile);
     let mut sums = Tiles([0.0; 2 * TILE_ROWS * PANEL]);
     let left_len = steps_of * PARTS * plane;
-    let matrix = |values, lines, channels| Positions {
-        values,
-        channels,
-        spacing: channels,
-        count: lines,
-    };
     // A panel of a step: lines of the inner dimension, or across.
     let panel = |first: usize, column: usize, out: &mut [Line]| {
         let (some, columns_of) = ((inner - first).min(STEP), (columns - column).min(PANEL));
@@ -437,9 +422,11 @@ pub(super) fn product(
     with_lines(left_len + steps_of * PANEL_STEP, |lines| {
         let (split, right) = lines.split_at_mut(left_len);
         match left {
-            Factor::Plain(values) => split_left(isa, matrix(values, rows, inner), 0, plane, split),
+            Factor::Plain(values) => {
+                split_left(isa, Positions::dense(values, inner, rows), 0, plane, split);
+            }
             Factor::Transposed(values) => {
-                split_left_transposed(isa, matrix(values, inner, rows), plane, split);
+                split_left_transposed(isa, Positions::dense(values, rows, inner), plane, split);
             }
         }
         for column in (0..columns).step_by(PANEL) {
@@ -535,23 +522,15 @@ impl Sweep<'_> {
             match self.weights {
                 Weights::Panels(packed) => {
                     let (.., lanes, values) = packed.panel(panel);
-                    let from = Positions {
-                        values: &values[(tap * inputs + c) * lanes..],
-                        channels: lanes,
-                        spacing: lanes,
-                        count: (inputs - c).min(STEP),
-                    };
+                    let values = &values[(tap * inputs + c) * lanes..];
+                    let from = Positions::dense(values, lanes, (inputs - c).min(STEP));
                     split_right(isa, from, out);
                 }
                 Weights::Transposed { of, taps, channels } => {
                     let (.., lanes, values) = of.panel(c / PANEL);
                     let row = panel * PANEL;
-                    let from = Positions {
-                        values: &values[(taps[tap] * channels + row) * lanes..],
-                        channels: lanes,
-                        spacing: lanes,
-                        count: (channels - row).min(PANEL),
-                    };
+                    let values = &values[(taps[tap] * channels + row) * lanes..];
+                    let from = Positions::dense(values, lanes, (channels - row).min(PANEL));
                     split_transposed(isa, from, out);
                 }
             }

@@ -206,9 +206,8 @@ pub(super) unsafe fn split_left(from: Positions, first: usize, plane: usize, out
     unsafe {
         for block in (0..count).step_by(BLOCK) {
             for (chunk, c) in (0..channels).step_by(STEP).enumerate() {
-                let left = (channels - c).min(STEP);
-                let mask = u32::MAX >> (32 - left);
-                let (m0, m1) = (mask as __mmask16, (mask >> 16) as __mmask16);
+                let left = channels - c;
+                let (m0, m1) = (mask(left), mask(left.saturating_sub(LANES)));
                 for position in block..(block + BLOCK).min(count) {
                     let from = values.as_ptr().add(position * spacing + c);
                     let x0 = _mm512_maskz_loadu_ps(m0, from);

@@ -2,8 +2,8 @@ use std::marker::PhantomData;
 
 /// A slice that several threads write disjoint parts of.
 ///
-/// The parts that one sweep hands out are the channels of one panel at one position: no two
-/// tasks have the same panel and position, so no two parts overlap.
+/// A sweep hands out the channels of one panel at one position, and no two tasks have the same
+/// panel and position; other steps hand out positions, each to one task. So no two parts overlap.
 pub(in crate::plan) struct Shared<'a, T> {
     data: *mut T,
     len: usize,

@@ -99,7 +99,17 @@ pub(in crate::plan) struct Positions<'a> {
     pub count: usize,
 }
 
-impl Positions<'_> {
+impl<'a> Positions<'a> {
+    /// One behind the other.
+    pub fn dense(values: &'a [f32], channels: usize, count: usize) -> Self {
+        Positions {
+            values,
+            channels,
+            spacing: channels,
+            count,
+        }
+    }
+
     /// Fails where a read would lie outside.
     fn check(&self) {
         assert!(self.channels > 0);
@@ -133,17 +143,8 @@ pub(in crate::plan) fn split_left(
         // SAFETY: the machine has AMX and with it AVX-512; all lengths have just been checked.
         Isa::Amx => unsafe { amx::split_left(from, first, plane, out) },
         _ => {
-            for position in 0..from.count {
-                for chunk in 0..from.channels.div_ceil(STEP) {
-                    for j in 0..STEP {
-                        let at = j % 2 * (STEP / 2) + j / 2;
-                        let parts = three(from.value(position, chunk * STEP + at));
-                        for (s, part) in parts.into_iter().enumerate() {
-                            out[(chunk * PARTS + s) * plane + first + position].0[j] = part;
-                        }
-                    }
-                }
-            }
+            let value = |position, channel| from.value(position, channel);
+            split_left_by(value, [from.count, from.channels], first, plane, out);
         }
     }
 }
@@ -164,15 +165,27 @@ pub(in crate::plan) fn split_left_transposed(
         // SAFETY: the machine has AMX and with it AVX-512; all lengths have just been checked.
         Isa::Amx => unsafe { amx::split_left_transposed(from, plane, out) },
         _ => {
-            for chunk in 0..from.count.div_ceil(STEP) {
-                for position in 0..from.channels {
-                    for j in 0..STEP {
-                        let at = j % 2 * (STEP / 2) + j / 2;
-                        let parts = three(from.value(chunk * STEP + at, position));
-                        for (s, part) in parts.into_iter().enumerate() {
-                            out[(chunk * PARTS + s) * plane + position].0[j] = part;
-                        }
-                    }
+            let value = |position, channel| from.value(channel, position);
+            split_left_by(value, [from.channels, from.count], 0, plane, out);
+        }
+    }
+}
+
+/// From a function of (position, channel).
+fn split_left_by(
+    value: impl Fn(usize, usize) -> f32,
+    [positions, channels]: [usize; 2],
+    first: usize,
+    plane: usize,
+    out: &mut [Line],
+) {
+    for position in 0..positions {
+        for chunk in 0..channels.div_ceil(STEP) {
+            for j in 0..STEP {
+                let at = j % 2 * (STEP / 2) + j / 2;
+                let parts = three(value(position, chunk * STEP + at));
+                for (s, part) in parts.into_iter().enumerate() {
+                    out[(chunk * PARTS + s) * plane + first + position].0[j] = part;
                 }
             }
         }
@@ -285,7 +298,7 @@ mod tests {
                 *value = source[index % count * spacing + index / count];
             }
             let own = Positions { values: &source, channels, spacing, count };
-            let turned = Positions { values: &turned, channels: count, spacing: count, count: channels };
+            let turned = Positions::dense(&turned, count, channels);
             let bits = |lines: Vec<Line>| lines.into_iter().map(|line| line.0).collect::<Vec<_>>();
             let lefts = |isa: Isa| {
                 let mut both = [(); 2].map(|()| vec![Line::ZERO; channels.div_ceil(STEP) * PARTS * count]);
@@ -331,12 +344,8 @@ mod tests {
                 let mut right = vec![Line::ZERO; taps * steps_of * PANEL_STEP];
                 for (index, out) in right.chunks_mut(PANEL_STEP).enumerate() {
                     let (tap, c) = (index / steps_of, index % steps_of * STEP);
-                    let from = Positions {
-                        values: &weights[(tap * channels + c) * lanes..],
-                        channels: lanes,
-                        spacing: lanes,
-                        count: (channels - c).min(STEP),
-                    };
+                    let from = &weights[(tap * channels + c) * lanes..];
+                    let from = Positions::dense(from, lanes, (channels - c).min(STEP));
                     split_right(isa, from, out);
                 }
                 let steps: Vec<usize> = (0..taps)
