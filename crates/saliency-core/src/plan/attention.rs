@@ -121,12 +121,12 @@ pub(super) fn attend(
             let values = Factor::Plain(own_values);
             product(isa, Factor::Plain(softmaxes), values, [q, k, size], mixed);
         });
-    let width = to.geometry.width;
+    let geometry = to.geometry;
     to.each_run(|run, values| {
-        let [y, x] = run.place;
+        let first = run.position(&geometry);
         for (index, out) in values.chunks_exact_mut(heads * size).enumerate() {
             for (head, out) in out.chunks_exact_mut(size).enumerate() {
-                let at = ((run.row * heads + head) * q + y * width + x + index) * size;
+                let at = ((run.row * heads + head) * q + first + index) * size;
                 out.copy_from_slice(&mixed[at..at + size]);
             }
         }
@@ -187,13 +187,12 @@ pub(super) fn attend_back(
 /// Adds `[rows, heads, positions, size]` to the channels that they are of.
 pub(super) fn spread(attention: &Attention, from: &[f32], heads: Heads, to: &mut Buffer) {
     let (count, size) = (attention.heads, attention.size);
-    let (channels, width) = (to.geometry.channels, to.geometry.width);
+    let geometry = to.geometry;
     to.each_run(|run, values| {
-        let [y, x] = run.place;
-        for (index, out) in values.chunks_exact_mut(channels).enumerate() {
+        let first = run.position(&geometry);
+        for (index, out) in values.chunks_exact_mut(geometry.channels).enumerate() {
             for head in 0..count {
-                let place = y * width + x + index;
-                let at = ((run.row * count + head) * heads.positions + place) * size;
+                let at = ((run.row * count + head) * heads.positions + first + index) * size;
                 let out = &mut out[heads.channel + head * heads.spacing..][..size];
                 for (out, value) in out.iter_mut().zip(&from[at..at + size]) {
                     *out += value;

@@ -48,10 +48,15 @@ pub(super) struct Run {
 }
 
 impl Run {
-    /// The first position, all rows and lines counted through.
-    pub fn first(&self, geometry: &Geometry) -> usize {
+    /// The first position of its row, lines counted through.
+    pub fn position(&self, geometry: &Geometry) -> usize {
         let [y, x] = self.place;
-        (self.row * geometry.height + y) * geometry.width + x
+        y * geometry.width + x
+    }
+
+    /// The first position, all rows counted through.
+    pub fn first(&self, geometry: &Geometry) -> usize {
+        self.row * geometry.positions() + self.position(geometry)
     }
 }
 

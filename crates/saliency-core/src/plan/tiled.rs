@@ -395,28 +395,14 @@ pub(super) fn product(
     let multiplier = Multiplier::new(isa, tile);
     let mut sums = Tiles([0.0; 2 * TILE_ROWS * PANEL]);
     let left_len = steps_of * PARTS * plane;
-    // A panel of a step: lines of the inner dimension, or across.
-    let panel = |first: usize, column: usize, out: &mut [Line]| {
-        let (some, columns_of) = ((inner - first).min(STEP), (columns - column).min(PANEL));
-        match right {
-            Factor::Plain(values) => {
-                let from = Positions {
-                    values: &values[first * columns + column..],
-                    channels: columns_of,
-                    spacing: columns,
-                    count: some,
-                };
-                split_right(isa, from, out);
-            }
-            Factor::Transposed(values) => {
-                let from = Positions {
-                    values: &values[column * inner + first..],
-                    channels: some,
-                    spacing: inner,
-                    count: columns_of,
-                };
-                split_transposed(isa, from, out);
-            }
+    let panel = |first: usize, column: usize, out: &mut [Line]| match right {
+        Factor::Plain(values) => {
+            let all = Positions::dense(values, columns, inner);
+            split_right(isa, all.part([first, column], [STEP, PANEL]), out);
+        }
+        Factor::Transposed(values) => {
+            let all = Positions::dense(values, inner, columns);
+            split_transposed(isa, all.part([column, first], [PANEL, STEP]), out);
         }
     };
     with_lines(left_len + steps_of * PANEL_STEP, |lines| {

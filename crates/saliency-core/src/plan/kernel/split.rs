@@ -110,6 +110,16 @@ impl<'a> Positions<'a> {
         }
     }
 
+    /// At most so many positions and channels, from the given ones on.
+    pub fn part(self, [position, channel]: [usize; 2], [count, channels]: [usize; 2]) -> Self {
+        Positions {
+            values: &self.values[position * self.spacing + channel..],
+            channels: channels.min(self.channels - channel),
+            spacing: self.spacing,
+            count: count.min(self.count - position),
+        }
+    }
+
     /// Fails where a read would lie outside.
     fn check(&self) {
         assert!(self.channels > 0);
